@@ -1,0 +1,90 @@
+"""Identifiers: what they may look like, and how the derived ones are made.
+
+An identifier becomes part of a subject, so it is checked before it does: letters, digits,
+`-` and `_`, bounded. Ids derive from what is already known, so a replay makes the same ids.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+from typing import NewType
+
+Namespace = NewType("Namespace", str)
+TaskName = NewType("TaskName", str)
+RequestId = NewType("RequestId", str)
+
+TOKEN_LENGTH_MAX = 63
+"""Longest namespace, task name or toolcallrequest id (the limit of a Kubernetes label value)."""
+RESOURCE_NAME_LENGTH_MAX = 253
+"""Longest resource name (the limit of a Kubernetes object name)."""
+MESSAGE_ID_LENGTH_MAX = 256
+DERIVED_LENGTH = 12
+"""Base-32 characters of a derived task name: 60 bits."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+
+
+class InvalidId(ValueError):
+    """An identifier that may not become part of a subject."""
+
+
+def check_token(what: str, value: str) -> str:
+    """`value`, if it may be one token of a subject; raises `InvalidId` naming `what` otherwise."""
+    if not value:
+        raise InvalidId(f"{what} is empty")
+    if len(value) > TOKEN_LENGTH_MAX:
+        raise InvalidId(f"{what} {value[:20]!r}... has {len(value)} characters; {TOKEN_LENGTH_MAX} at most")
+    if not _TOKEN.fullmatch(value):
+        raise InvalidId(
+            f"{what} {value!r} may hold only letters, digits, '-' and '_', and starts with a letter or digit"
+        )
+    return value
+
+
+def check_resource_name(what: str, value: str) -> str:
+    """`value`, if it may name a resource: lower-case letters, digits, '-' and '.'."""
+    if not value or len(value) > RESOURCE_NAME_LENGTH_MAX or not _RESOURCE_NAME.fullmatch(value):
+        raise InvalidId(
+            f"{what} {value[:60]!r} may hold only lower-case letters, digits, '-' and '.', "
+            f"starts and ends with a letter or digit, and has {RESOURCE_NAME_LENGTH_MAX} characters at most"
+        )
+    return value
+
+
+def digest(*parts: str | bytes) -> str:
+    """A stable name for `parts`: SHA-256 in lower-case base 32, without padding."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big"))
+        state.update(data)
+    return base64.b32encode(state.digest()).decode().rstrip("=").lower()
+
+
+def derived_task_name(namespace: str, agent: str, source: str) -> TaskName:
+    """The name of a task that was not given one: `<agent>-task-<12 characters of the digest of its source>`.
+
+    `source` is the request's message id, or the place of the request in its stream.
+    """
+    suffix = f"-task-{digest(namespace, source)[:DERIVED_LENGTH]}"
+    stem = re.sub(r"[^A-Za-z0-9_-]", "-", agent)[: TOKEN_LENGTH_MAX - len(suffix)]
+    return TaskName(f"{stem}{suffix}")
+
+
+def request_id(turn: int) -> RequestId:
+    """The toolcallrequest id of a turn: one batch of tool calls per model answer."""
+    return RequestId(f"r{turn}")
+
+
+def toolcall_name(task: str, request: str, n: int) -> str:
+    """The readable name of call `n` (from 1) of a request, as the predecessor named it."""
+    return f"{task}-{request}-tc-{n:02d}"
+
+
+def partition_of(namespace: str, task: str, partitions: int) -> int:
+    """The partition that a task lives in for ever: CRC-32 of `namespace/task`, modulo their number."""
+    return zlib.crc32(f"{namespace}/{task}".encode()) % partitions

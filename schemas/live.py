@@ -1,0 +1,47 @@
+"""What is published for watchers while it happens, and kept nowhere.
+
+A watcher may join late: every delta has its offset in the text and the attempt it belongs to, and the whole text
+is in the event that follows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.wire import Wire
+
+
+class TextDelta(Wire, frozen=True, kw_only=True, tag="live.delta.v1"):
+    """A piece of a model's text."""
+
+    turn: int
+    attempt: int
+    offset: int
+    """Characters of this attempt's text before this piece."""
+    text: str
+
+
+class ToolProgress(Wire, frozen=True, kw_only=True, tag="live.progress.v1"):
+    """How far a tool call is, in its server's words."""
+
+    request: str
+    n: int
+    tool: str
+    progress: float | None = None
+    total: float | None = None
+    message: str = ""
+
+
+class TaskChanged(Wire, frozen=True, kw_only=True, tag="live.task.v1"):
+    """A committed transition of a task. Derived from the state that was written, never ahead of it."""
+
+    phase: str
+    status: str
+    status_detail: str
+    reason: str
+    """The event's name in the predecessor's words: `LLMFinalAnswer`, `ToolCallsPending`, ..."""
+    revision: int
+    at: datetime
+
+
+LiveEvent = TextDelta | ToolProgress | TaskChanged

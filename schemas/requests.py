@@ -1,0 +1,126 @@
+"""Requests: what anybody may publish, and what is answered.
+
+An ordinary JSON object; an unknown field is an error, because a misspelt limit must not be ignored. The same
+fields, wrapped as `kind: Task`, make a manifest.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from schemas.wire import Strict, Wire
+
+TURNS_MAX_DEFAULT = 20
+PREVIEW_LENGTH = 50
+
+RefusalCode = Literal["malformed", "invalid", "conflict", "not_found", "unavailable"]
+
+
+class Limits(Strict, frozen=True, kw_only=True):
+    """What a task may use. Absent: the agent's own limit, or none (`maxTurns`: 20)."""
+
+    max_turns: int | None = None
+    """Model answers."""
+    max_tokens: int | None = None
+    """Input and output tokens of all model calls together."""
+    max_cost_usd: Decimal | None = msgspec.field(default=None, name="maxCost")
+    """US dollars."""
+    deadline_s: float | None = msgspec.field(default=None, name="deadlineSeconds")
+    """Wall time from the task's submission, in seconds."""
+
+
+class TaskSpec(Wire, frozen=True, kw_only=True):
+    """What a task is: an agent, and either a message or a conversation so far."""
+
+    agent: str
+    user_message: str | None = None
+    context_window: tuple[Message, ...] | None = None
+    limits: Limits = Limits()
+    labels: dict[str, str] = {}
+    contact_channel: str = ""
+
+
+class SubmitTask(Strict, frozen=True, kw_only=True):
+    """A request to start a task: `{"agentName": "helper", "userMessage": "..."}`.
+
+    `name` makes the task's name; otherwise it derives from the message id (`Nats-Msg-Id`), or else from the
+    place of the request in its stream. The same name and the same content again is the same task.
+    """
+
+    agent_name: str = ""
+    name: str = ""
+    user_message: str | None = None
+    context_window: tuple[Message, ...] | None = None
+    limits: Limits = Limits()
+    labels: dict[str, str] = {}
+    contact_channel_ref: str = ""
+
+
+class CancelTask(Strict, frozen=True, kw_only=True):
+    """A request to cancel a task."""
+
+    task: str = ""
+    reason: str = ""
+    by: str = ""
+
+
+class Accepted(Wire, frozen=True, kw_only=True, tag="accepted.v1"):
+    """The request was accepted."""
+
+    namespace: str
+    task: str
+    created: bool = True
+    """False: the task existed already, and is the same."""
+
+
+class Rejected(Wire, frozen=True, kw_only=True, tag="rejected.v1"):
+    """The request was refused; `error` says exactly what is wrong."""
+
+    code: RefusalCode
+    error: str
+
+
+Reply = Accepted | Rejected
+
+
+class InvalidRequest(ValueError):
+    """A request that says something impossible. The text is for its sender."""
+
+
+def check_task_input(user_message: str | None, context_window: tuple[Message, ...] | None) -> None:
+    """Exactly one of the two inputs, and a conversation that a model can go on with; raises `InvalidRequest`.
+
+    The texts of the first three are the predecessor's, which its users' tests look for.
+    """
+    if user_message is not None and context_window is not None:
+        raise InvalidRequest("only one of userMessage or contextWindow can be provided")
+    if not user_message and context_window is None:
+        raise InvalidRequest("one of userMessage or contextWindow must be provided")
+    if context_window is not None:
+        _check_context_window(context_window)
+
+
+def _check_context_window(messages: tuple[Message, ...]) -> None:
+    if not any(isinstance(message, UserMessage) for message in messages):
+        raise InvalidRequest("contextWindow must contain at least one user message")
+    unanswered: dict[str, str] = {}
+    for message in messages:
+        match message:
+            case ToolMessage(tool_call_id=call):
+                if unanswered.pop(call, None) is None:
+                    raise InvalidRequest(
+                        f"contextWindow has a result for tool call {call!r}, which is not open at that place"
+                    )
+            case SystemMessage() | UserMessage() | AssistantMessage():
+                if unanswered:
+                    raise InvalidRequest(
+                        f"contextWindow goes on while tool call {next(iter(unanswered))!r} has no result"
+                    )
+                if isinstance(message, AssistantMessage):
+                    unanswered = {call.id: call.name for call in message.tool_calls}
+    if unanswered:
+        raise InvalidRequest(f"contextWindow ends while tool call {next(iter(unanswered))!r} has no result")

@@ -1,0 +1,259 @@
+"""Every name on the bus: subjects, streams, consumers, buckets and headers. Nowhere else.
+
+One stream per partition, `KV_holdfast_<p>`, holds the bucket of task states and everything
+that is said about the tasks of that partition:
+
+    $KV.holdfast_<p>.<ns>.<task>                     the state, one revision after another
+    hf.<p>.<ns>.cmd.llm.<task>.<turn>.<attempt>      call the model
+    hf.<p>.<ns>.cmd.tool.<task>.<request>.<n>        run a tool
+    hf.<p>.<ns>.evt.<task>.<what...>                 a fact about a task
+    hf.<p>.<ns>.msg.<task>.<what>                    a transcript entry that no event carries
+    hf.<p>.<ns>.led.<task>.<request>.<n>             the effects ledger: a call was started
+
+Requests, timers, dead letters and resources have streams of their own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PREFIX = "hf"
+
+# --- streams and buckets ---------------------------------------------------------------
+
+REQUESTS_STREAM = "HOLDFAST_REQUESTS"
+REQUESTS_SUBJECTS = (f"{PREFIX}.tasks.*.submit", f"{PREFIX}.tasks.*.cancel")
+TIMERS_STREAM = "HOLDFAST_TIMERS"
+TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
+DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
+DEAD_LETTERS_SUBJECTS = (f"{PREFIX}.dlq.>",)
+RESOURCES_BUCKET = "holdfast_resources"
+PAYLOADS_BUCKET = "holdfast_payloads"
+
+
+def state_bucket(partition: int) -> str:
+    """The key-value bucket of a partition's task states."""
+    return f"holdfast_{partition}"
+
+
+def task_stream(partition: int) -> str:
+    """The stream of a partition: its state bucket's own stream, which also carries commands and events."""
+    return f"KV_{state_bucket(partition)}"
+
+
+def task_stream_subjects(partition: int) -> tuple[str, str]:
+    """What the stream of a partition captures."""
+    return (f"$KV.{state_bucket(partition)}.>", f"{PREFIX}.{partition}.>")
+
+
+# --- consumers (durable, pull, explicit acknowledgement) --------------------------------
+
+PLANNER = "planner"
+PLANNER_REQUESTS = "planner-requests"
+PLANNER_TIMERS = "planner-timers"
+LLM_GATEWAY = "llm-gateway"
+TOOL_EXECUTOR = "tool-executor"
+
+
+def planner_filter(partition: int) -> str:
+    """The events that may move a task."""
+    return f"{PREFIX}.{partition}.*.evt.>"
+
+
+def llm_filter(partition: int) -> str:
+    """The commands to call a model."""
+    return f"{PREFIX}.{partition}.*.cmd.llm.>"
+
+
+def tool_filter(partition: int) -> str:
+    """The commands to run a tool."""
+    return f"{PREFIX}.{partition}.*.cmd.tool.>"
+
+
+# --- headers ----------------------------------------------------------------------------
+
+MSG_ID = "Nats-Msg-Id"
+EXPECTED_LAST_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+TRACEPARENT = "traceparent"
+REPLY_TO = "Holdfast-Reply-To"
+"""On a request that is published to the stream: where the answer is wanted."""
+PAYLOAD_REF = "Holdfast-Payload"
+"""The payload is in the object store under this name; the body is empty."""
+REDRIVE = "Holdfast-Redrive"
+"""How many times a dead letter was sent again."""
+
+
+# --- subjects of one task ---------------------------------------------------------------
+
+
+class TaskSubjects(NamedTuple):
+    """The subjects of one task. The ids must have been checked (`ids.check_token`)."""
+
+    partition: int
+    namespace: str
+    task: str
+
+    @property
+    def state(self) -> str:
+        """The state, as a key of the bucket."""
+        return f"$KV.{state_bucket(self.partition)}.{self.namespace}.{self.task}"
+
+    @property
+    def root(self) -> str:
+        """What all the other subjects of the task's namespace begin with."""
+        return f"{PREFIX}.{self.partition}.{self.namespace}"
+
+    def model_command(self, turn: int, attempt: int) -> str:
+        """Call the model: attempt `attempt` (from 1) of turn `turn` (from 1)."""
+        return f"{self.root}.cmd.llm.{self.task}.{turn}.{attempt}"
+
+    def tool_command(self, request: str, n: int) -> str:
+        """Run call `n` (from 1) of a request."""
+        return f"{self.root}.cmd.tool.{self.task}.{request}.{n}"
+
+    @property
+    def submitted(self) -> str:
+        """The task was asked for."""
+        return f"{self.root}.evt.{self.task}.submitted"
+
+    def model_event(self, turn: int, attempt: int) -> str:
+        """The outcome of a model call."""
+        return f"{self.root}.evt.{self.task}.llm.{turn}.{attempt}"
+
+    def tool_event(self, request: str, n: int) -> str:
+        """The one result of a tool call."""
+        return f"{self.root}.evt.{self.task}.tool.{request}.{n}"
+
+    def tool_events(self, request: str) -> str:
+        """The results of a request (a filter)."""
+        return f"{self.root}.evt.{self.task}.tool.{request}.*"
+
+    @property
+    def cancel(self) -> str:
+        """Somebody asked to cancel the task."""
+        return f"{self.root}.evt.{self.task}.cancel"
+
+    @property
+    def context(self) -> str:
+        """The messages that the conversation starts with, pinned."""
+        return f"{self.root}.msg.{self.task}.context"
+
+    def ledger(self, request: str, n: int) -> str:
+        """The effects ledger's entry for a tool call."""
+        return f"{self.root}.led.{self.task}.{request}.{n}"
+
+    def timer(self, timer: str) -> str:
+        """Where a timer is set; setting it again replaces it."""
+        return f"{PREFIX}.timer.set.{self.partition}.{self.namespace}.{self.task}.{timer}"
+
+    def timer_fired(self, timer: str) -> str:
+        """Where it fires."""
+        return f"{PREFIX}.timer.fire.{self.partition}.{self.namespace}.{self.task}.{timer}"
+
+    @property
+    def timers(self) -> str:
+        """All timers of the task (a filter)."""
+        return f"{PREFIX}.timer.set.{self.partition}.{self.namespace}.{self.task}.*"
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        """All that is stored about the task, in the order in which it is safe to purge it."""
+        kinds = ("cmd.llm", "cmd.tool", "led", "msg", "evt")
+        return (*(f"{self.root}.{kind}.{self.task}.>" for kind in kinds), self.state)
+
+    @property
+    def live(self) -> str:
+        """Ephemeral: streamed tokens and progress, for whoever watches."""
+        return f"{PREFIX}.live.{self.namespace}.{self.task}"
+
+    @property
+    def stop(self) -> str:
+        """Ephemeral: whoever works for this task should stop."""
+        return f"{PREFIX}.stop.{self.namespace}.{self.task}"
+
+
+STOP_ALL = f"{PREFIX}.stop.*.*"
+
+
+def task_of(subject: str) -> TaskSubjects:
+    """The task that a state, command, event, ledger, message or timer subject belongs to.
+
+    Raises `ValueError` for any other subject.
+    """
+    tokens = subject.split(".")
+    match tokens:
+        case ["$KV", bucket, namespace, task] if bucket.startswith("holdfast_"):
+            return TaskSubjects(int(bucket.removeprefix("holdfast_")), namespace, task)
+        case ["hf", "timer", "set" | "fire", partition, namespace, task, _]:
+            return TaskSubjects(int(partition), namespace, task)
+        case ["hf", partition, namespace, "cmd", _, task, *_]:
+            return TaskSubjects(int(partition), namespace, task)
+        case ["hf", partition, namespace, "evt" | "msg" | "led", task, *_]:
+            return TaskSubjects(int(partition), namespace, task)
+        case _:
+            raise ValueError(f"{subject!r} is not a subject of a task")
+
+
+# --- requests ---------------------------------------------------------------------------
+
+
+def submit(namespace: str) -> str:
+    """Publish a task request here: it is stored, and answered on `Holdfast-Reply-To` if that is given."""
+    return f"{PREFIX}.tasks.{namespace}.submit"
+
+
+def cancel(namespace: str) -> str:
+    """Publish a cancel request here."""
+    return f"{PREFIX}.tasks.{namespace}.cancel"
+
+
+def ask(namespace: str, verb: str) -> str:
+    """Request-reply form of `submit` and `cancel`: stored first, then answered."""
+    return f"{PREFIX}.ask.{namespace}.{verb}"
+
+
+ASK_ALL = f"{PREFIX}.ask.*.*"
+ASK_QUEUE = "planner"
+
+
+# --- dead letters -----------------------------------------------------------------------
+
+
+def dead_letter(stream: str, seq: int) -> str:
+    """The dead letter of a message, by where it was stored."""
+    return f"{PREFIX}.dlq.letter.{stream}.{seq}"
+
+
+def failed_attempt(stream: str, seq: int, delivery: int) -> str:
+    """What went wrong at one delivery of a message."""
+    return f"{PREFIX}.dlq.attempt.{stream}.{seq}.{delivery}"
+
+
+# --- resources --------------------------------------------------------------------------
+
+
+def spec_key(kind: str, namespace: str, name: str) -> str:
+    """The key of what was applied."""
+    return f"spec.{kind}.{namespace}.{name}"
+
+
+def status_key(kind: str, namespace: str, name: str) -> str:
+    """The key of what its owner says of it."""
+    return f"status.{kind}.{namespace}.{name}"
+
+
+class ResourceKey(NamedTuple):
+    """A key of the resources bucket, taken apart."""
+
+    part: str
+    kind: str
+    namespace: str
+    name: str
+
+
+def parse_resource_key(key: str) -> ResourceKey:
+    """The parts of a key of the resources bucket; raises `ValueError` for another key."""
+    tokens = key.split(".", 3)
+    if len(tokens) != 4 or tokens[0] not in ("spec", "status"):
+        raise ValueError(f"{key!r} is not a key of a resource")
+    return ResourceKey(*tokens)

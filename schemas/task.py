@@ -1,0 +1,162 @@
+"""The state of a task: one struct per condition, each holding only what is true in it.
+
+The state is the only truth about a task. The conversation is not in it: `window` holds the stream sequences of the
+entries that the model sees next, in order, so the state stays small however long the task runs.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from schemas.wire import Wire
+
+Phase = Literal["Initializing", "Pending", "ReadyForLLM", "ToolCallsPending", "FinalAnswer", "Failed", "Cancelled"]
+Status = Literal["Ready", "Pending", "Error"]
+FailureReason = Literal[
+    "ValidationFailed",
+    "LLMRequestFailed4xx",
+    "LLMRequestFailed",
+    "LLMEmptyReply",
+    "MaxTurnsReached",
+    "MaxTokensReached",
+    "MaxCostReached",
+    "DeadlineExceeded",
+    "DeadLettered",
+]
+
+
+class Spend(Wire, frozen=True, kw_only=True):
+    """What a task has used so far."""
+
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+class Budget(Wire, frozen=True, kw_only=True):
+    """What a task may use: the task's own limits and its agent's, resolved when it started."""
+
+    max_turns: int
+    max_tokens: int | None = None
+    max_cost_usd: Decimal | None = None
+    deadline: datetime | None = None
+
+
+class CallRef(Wire, frozen=True, kw_only=True):
+    """One tool call of a request, by its place (from 1) in the answer; the arguments stay in the answer."""
+
+    n: int
+    id: str
+    tool: str
+
+
+class OpenCalls(Wire, frozen=True, kw_only=True):
+    """Calls that had no result when the task ended. Each is given one that says why, unless its own came first."""
+
+    request: str
+    answer_seq: int
+    calls: tuple[CallRef, ...]
+
+
+class TaskHeader(Wire, frozen=True, kw_only=True):
+    """What is true in every state."""
+
+    namespace: str
+    task: str
+    agent: str
+    submitted_seq: int
+    """Where the request is recorded."""
+    created_at: datetime
+    updated_at: datetime
+    traceparent: str = ""
+    preview: str = ""
+    """The first 50 characters of what the user asked."""
+    spend: Spend = Spend()
+    window: tuple[int, ...] = ()
+    """Stream sequences of the entries of the conversation, in order."""
+    labels: dict[str, str] = {}
+
+
+class Initializing(TaskHeader, frozen=True, kw_only=True, tag="task.initializing.v1"):
+    """Submitted; the agent has not been looked at yet."""
+
+
+class Waiting(TaskHeader, frozen=True, kw_only=True, tag="task.waiting.v1"):
+    """The agent is missing or not ready. The conversation, if there is one, waits untouched."""
+
+    reason: str
+    since: datetime
+    turn: int = 0
+    """The turn to go on with; 0 when the conversation has not started."""
+    budget: Budget | None = None
+    """Absent when the conversation has not started."""
+
+
+class AwaitingModel(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-model.v1"):
+    """A model call is under way."""
+
+    budget: Budget
+    turn: int
+    attempt: int = 1
+    empty_replies: int = 0
+    """How many empty replies this turn has had."""
+
+
+class RetryingModel(TaskHeader, frozen=True, kw_only=True, tag="task.retrying-model.v1"):
+    """A model call failed in a way that may pass; the next attempt is at `not_before`."""
+
+    budget: Budget
+    turn: int
+    attempt: int
+    """The attempt to make next."""
+    not_before: datetime
+    error: str
+    empty_replies: int = 0
+
+
+class AwaitingTools(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-tools.v1"):
+    """The tool calls of an answer are under way. Their recorded results are the join: none is kept here."""
+
+    budget: Budget
+    turn: int
+    request: str
+    answer_seq: int
+    calls: tuple[CallRef, ...]
+
+
+class Ended(TaskHeader, frozen=True, kw_only=True):
+    """What is true in every terminal state."""
+
+    ended_at: datetime
+    turn: int
+    ended_by: str
+    """The subject of the event that ended the task."""
+
+
+class FinalAnswer(Ended, frozen=True, kw_only=True, tag="task.final-answer.v1"):
+    """Done: the last entry of the window is the answer."""
+
+
+class Failed(Ended, frozen=True, kw_only=True, tag="task.failed.v1"):
+    """Ended without an answer."""
+
+    reason: FailureReason
+    error: str
+    open_calls: OpenCalls | None = None
+
+
+class Cancelled(Ended, frozen=True, kw_only=True, tag="task.cancelled.v1"):
+    """Ended because somebody asked for it."""
+
+    reason: str
+    by: str
+    open_calls: OpenCalls | None = None
+
+
+Running = AwaitingModel | RetryingModel | AwaitingTools
+Live = Initializing | Waiting | AwaitingModel | RetryingModel | AwaitingTools
+Terminal = FinalAnswer | Failed | Cancelled
+State = Initializing | Waiting | AwaitingModel | RetryingModel | AwaitingTools | FinalAnswer | Failed | Cancelled

@@ -1,0 +1,57 @@
+"""The base of everything on the wire, and the one place that encodes and decodes it.
+
+JSON, camelCase, timestamps in RFC 3339, money as decimal strings in US dollars.
+Unknown fields of messages are ignored, so that a rolling upgrade works; an unknown tag,
+a missing field or a wrong type is an error, never a default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of every message: frozen, keyword-only, camelCase; defaults are not written."""
+
+
+class Strict(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Base of what people write by hand (manifests, requests): an unknown field is an error."""
+
+
+class Malformed(ValueError):
+    """Bytes that are not the message they should be. The text says where and why."""
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="string")
+_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """The JSON bytes of a message."""
+    return _ENCODER.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The message in `data`, which must be a `kind` (a struct or a union of tagged structs).
+
+    Raises `Malformed`, whatever the bytes are.
+    """
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        decoder = _DECODERS.setdefault(kind, msgspec.json.Decoder(kind))
+    try:
+        value: T = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(str(error)) from error
+    return value

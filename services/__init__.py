@@ -1,0 +1,1 @@
+"""The services of Holdfast, and the runtime they share."""

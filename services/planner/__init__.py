@@ -1,0 +1,1 @@
+"""The task machine: owns every task's state."""

@@ -1,0 +1,1 @@
+"""Pure: states in, states out. No clock, no ids, no I/O."""

@@ -1,0 +1,157 @@
+"""The resources of the bus as this process knows them: one watcher, hot-reloaded, and a writer of statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from schemas import subjects
+from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Resource, ResourceStatus, Status, ToolInfo
+from schemas.subjects import ResourceKey
+from schemas.wire import Malformed, decode, encode
+from services.runtime.errors import Conflict
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Clock, Store, StoreEntry
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", LLM, Agent, MCPServer, ContactChannel)
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A resource and the revision of its specification."""
+
+    resource: Resource
+    revision: int
+
+
+class Resources:
+    """A live view of the resources bucket. Reading it costs nothing; it may be milliseconds behind."""
+
+    def __init__(self, store: Store, clock: Clock, *, service: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._service = service
+        self._specs: dict[ResourceKey, Known] = {}
+        self._statuses: dict[ResourceKey, ResourceStatus] = {}
+        self._status_revisions: dict[ResourceKey, int] = {}
+        self._listeners: list[Callable[[ResourceKey], None]] = []
+        self._loaded = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the bucket for ever."""
+        async for entry in self._store.watch():
+            if entry is None:
+                self._loaded.set()
+            else:
+                self._take(entry)
+
+    async def loaded(self) -> None:
+        """Wait until everything that was there at the start is known."""
+        await self._loaded.wait()
+
+    def on_change(self, listener: Callable[[ResourceKey], None]) -> None:
+        """Call `listener` with the key of everything that changes from now on; it must be quick and not raise."""
+        self._listeners.append(listener)
+
+    def get(self, kind: type[R], namespace: str, name: str) -> R | None:
+        """A resource as it was applied, or None."""
+        known = self.known(kind.__name__, namespace, name)
+        return known.resource if known is not None and isinstance(known.resource, kind) else None
+
+    def known(self, kind: str, namespace: str, name: str) -> Known | None:
+        """A resource and its revision, or None."""
+        return self._specs.get(ResourceKey("spec", kind, namespace, name))
+
+    def all(self, kind: type[R]) -> Iterable[tuple[R, int]]:
+        """Every resource of a kind, with its revision, in no order."""
+        return [(known.resource, known.revision) for known in self._specs.values() if isinstance(known.resource, kind)]
+
+    def status(self, kind: str, namespace: str, name: str) -> ResourceStatus | None:
+        """What its owner says of it; None when it says nothing yet, or spoke of an earlier specification."""
+        status = self._statuses.get(ResourceKey("status", kind, namespace, name))
+        known = self.known(kind, namespace, name)
+        if status is None or known is None or status.observed_revision != known.revision:
+            return None
+        return status
+
+    async def set_status(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        status: Status,
+        detail: str,
+        tools: tuple[ToolInfo, ...] = (),
+    ) -> bool:
+        """Say what is true of a resource now. Written only if it is news; True if it was.
+
+        Any replica of the owner may say it: a conflict means that another one just did, and is left at that.
+        """
+        known = self.known(kind, namespace, name)
+        if known is None:
+            return False
+        key = ResourceKey("status", kind, namespace, name)
+        new = ResourceStatus(
+            ready=status == "Ready",
+            status=status,
+            status_detail=detail,
+            observed_revision=known.revision,
+            at=self._clock.now(),
+            by=self._service,
+            tools=tools,
+        )
+        old = self._statuses.get(key)
+        if old is not None and msgspec.structs.replace(old, at=new.at, by=new.by) == new:
+            return False
+        revision = self._status_revisions.get(key, 0)
+        try:
+            revision = await self._store.put(".".join(key), encode(new), expected=revision)
+        except Conflict:
+            return False
+        self._statuses[key] = new
+        self._status_revisions[key] = revision
+        logger.info("%s %s/%s is %s: %s", kind, namespace, name, status, detail, extra={"action": "resource.status"})
+        self._tell(key)
+        return True
+
+    async def forget_status(self, kind: str, namespace: str, name: str) -> None:
+        """Remove the status of a resource that was deleted."""
+        await self._store.delete(subjects.status_key(kind, namespace, name))
+
+    def _take(self, entry: StoreEntry) -> None:
+        try:
+            key = subjects.parse_resource_key(entry.key)
+            if key.part == "spec":
+                self._take_spec(key, entry)
+            else:
+                self._take_status(key, entry)
+        except (Malformed, ValueError) as error:
+            logger.error("ignoring resource %s: %s", entry.key, error, extra={"action": "resource.malformed"})  # noqa: TRY400 - the text says it all
+            return
+        self._tell(key)
+
+    def _take_spec(self, key: ResourceKey, entry: StoreEntry) -> None:
+        if entry.data is None:
+            self._specs.pop(key, None)
+        else:
+            self._specs[key] = Known(decode(entry.data, Resource), entry.revision)  # type: ignore[arg-type]  # a union is a type to msgspec
+
+    def _take_status(self, key: ResourceKey, entry: StoreEntry) -> None:
+        if entry.revision <= self._status_revisions.get(key, 0):
+            return
+        self._status_revisions[key] = entry.revision
+        if entry.data is None:
+            self._statuses.pop(key, None)
+        else:
+            self._statuses[key] = decode(entry.data, ResourceStatus)
+
+    def _tell(self, key: ResourceKey) -> None:
+        for listener in self._listeners:
+            listener(key)

@@ -1,0 +1,104 @@
+"""What a process is told from outside: `HOLDFAST_*` variables, read once, unknown ones refused.
+
+`NATS_URL` is accepted for `HOLDFAST_NATS_URL`, because every NATS client knows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import msgspec
+
+PREFIX = "HOLDFAST_"
+ELSEWHERE = frozenset({"HOLDFAST_STATE_DIR"})
+"""Variables of the command line, which the services do not read."""
+
+
+class BadSettings(ValueError):
+    """A setting is unknown, malformed, or contradicts another. The text names the variable."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One process's settings. Each field `x_y` is the variable `HOLDFAST_X_Y`."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """One server, or several separated by commas."""
+    nats_creds: str = ""
+    """A credentials file (JWT and seed)."""
+    nats_nkey_seed_file: str = ""
+    nats_user: str = ""
+    nats_password: str = ""
+    nats_token: str = ""
+    nats_tls_ca: str = ""
+    nats_tls_cert: str = ""
+    nats_tls_key: str = ""
+    partitions: int = 1
+    """Task streams. Fixed when the streams are first made."""
+    stream_replicas: int = 1
+    """Copies that a NATS cluster keeps of each stream: 1, 3 or 5."""
+    storage: Literal["file", "memory"] = "file"
+    commit: Literal["auto", "batch", "two-step"] = "auto"
+    """How a state and its commands are written; `auto`: batch where that is the faster one."""
+    strict_durability: bool = False
+    """Refuse a server that acknowledges before it syncs."""
+    ack_wait_s: float = 1.5
+    """How long a silent replica keeps its work: the takeover time after a kill, in seconds."""
+    deliveries_max: int = 12
+    """Deliveries of one message before it is a dead letter."""
+    slots: int = 64
+    """Messages that one consumer of this process handles at once."""
+    drain_s: float = 20.0
+    """How long SIGTERM waits for work in hand, in seconds."""
+    reconcile_s: float = 30.0
+    """How often every live task is looked at, in seconds."""
+    secrets_dir: str = ""
+    """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+    replica: str = ""
+    """This process's name; by default host and process id."""
+
+    def __post_init__(self) -> None:
+        """Check what one field alone cannot say."""
+        if not 1 <= self.partitions <= 1024:
+            raise ValueError(f"HOLDFAST_PARTITIONS is {self.partitions}; it must be 1 to 1024")
+        if self.stream_replicas not in (1, 3, 5):
+            raise ValueError(f"HOLDFAST_STREAM_REPLICAS is {self.stream_replicas}; it must be 1, 3 or 5")
+        if not 0.2 <= self.ack_wait_s <= 600:
+            raise ValueError(f"HOLDFAST_ACK_WAIT_S is {self.ack_wait_s}; it must be 0.2 to 600 seconds")
+        if self.slots < 1 or self.deliveries_max < 1:
+            raise ValueError("HOLDFAST_SLOTS and HOLDFAST_DELIVERIES_MAX must be at least 1")
+        if bool(self.nats_tls_cert) != bool(self.nats_tls_key):
+            raise ValueError("HOLDFAST_NATS_TLS_CERT and HOLDFAST_NATS_TLS_KEY go together")
+
+    @property
+    def replica_name(self) -> str:
+        """This process, for logs, leases and people."""
+        return self.replica or f"{socket.gethostname().split('.', 1)[0]}-{os.getpid()}"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """The settings in `environ`; raises `BadSettings`."""
+        known = {f"{PREFIX}{name.upper()}": name for name in cls.__struct_fields__}
+        found: dict[str, str] = {}
+        if url := environ.get("NATS_URL"):
+            found["nats_url"] = url
+        for variable, value in environ.items():
+            if not variable.startswith(PREFIX) or variable in ELSEWHERE or variable.startswith("HOLDFAST_SECRET_"):
+                continue
+            if variable not in known:
+                near = difflib.get_close_matches(variable, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+                raise BadSettings(f"unknown setting {variable}{hint}")
+            found[known[variable]] = value
+        try:
+            return msgspec.convert(found, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadSettings(f"bad settings in the environment ({PREFIX}*): {error}") from error

@@ -1,0 +1,76 @@
+"""Logs: one JSON object a line, with the ids of the task at hand and the closed list of actions in `action`.
+
+Never prompts, tool arguments or secrets above DEBUG: sizes and digests instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+_ids: ContextVar[dict[str, str]] = ContextVar("holdfast_log_ids", default={})  # noqa: B039 - never mutated
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+@contextmanager
+def log_ids(**ids: str) -> Generator[None]:
+    """Put ids (`namespace`, `task`, `toolcall`, `trace`) on every line that is logged inside."""
+    token = _ids.set({**_ids.get(), **ids})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def __init__(self, service: str, replica: str) -> None:
+        super().__init__()
+        self._fixed = {"service": service, "replica": replica}
+        self._encoder = msgspec.json.Encoder(enc_hook=str)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, object] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            **self._fixed,
+            "logger": record.name,
+            "msg": record.getMessage(),
+            **_ids.get(),
+        }
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        if record.exc_info and record.exc_info[1] is not None:
+            line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return self._encoder.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """A record for people."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {service:<13} %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with the ids at hand behind it."""
+        line = super().format(record)
+        ids = " ".join(f"{key}={value}" for key, value in _ids.get().items() if key != "trace")
+        return f"{line}  [{ids}]" if ids else line
+
+
+def configure_logs(service: str, replica: str, *, level: str, form: Literal["json", "text"]) -> None:
+    """Send all logs of this process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service, replica) if form == "json" else TextFormatter(service))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for noisy in ("nats", "httpx", "httpx2", "openai", "anthropic", "mcp", "asyncio", "urllib3"):
+        logging.getLogger(noisy).setLevel("WARNING" if level != "DEBUG" else "INFO")

@@ -1,0 +1,1 @@
+"""Owns effects on the world: runs tools."""
