@@ -6,12 +6,13 @@ from the task's own stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
 from schemas.messages import AssistantMessage, Message, ToolOutcome, Usage
 from schemas.requests import TaskSpec
-from schemas.wire import Wire
+from schemas.wire import Wire, decoder_of
 
 ModelFailure = Literal["refused", "transient", "dead"]
 """Why a model call failed. `refused`: the same call would fail again; `transient`: try again later;
@@ -98,6 +99,9 @@ class TimerFired(Wire, frozen=True, kw_only=True, tag="timer.fired.v1"):
 
 TaskEvent = TaskSubmitted | ModelAnswered | ModelFailed | ToolFinished | CancelRequested
 """What the planner's consumer reads from the task stream."""
+
+decode_task_event: Callable[[bytes], TaskEvent] = decoder_of(TaskEvent)
+"""The event in these bytes; raises `Malformed`."""
 
 
 class ConversationStarted(Wire, frozen=True, kw_only=True, tag="task.context.v1"):

@@ -68,6 +68,12 @@ class CancelTask(Strict, frozen=True, kw_only=True):
     by: str = ""
 
 
+class DeleteTask(Strict, frozen=True, kw_only=True):
+    """A request to remove an ended task and everything stored about it."""
+
+    task: str = ""
+
+
 class Accepted(Wire, frozen=True, kw_only=True, tag="accepted.v1"):
     """The request was accepted."""
 

@@ -22,7 +22,7 @@ PREFIX = "hf"
 # --- streams and buckets ---------------------------------------------------------------
 
 REQUESTS_STREAM = "HOLDFAST_REQUESTS"
-REQUESTS_SUBJECTS = (f"{PREFIX}.tasks.*.submit", f"{PREFIX}.tasks.*.cancel")
+REQUESTS_SUBJECTS = (f"{PREFIX}.tasks.*.submit", f"{PREFIX}.tasks.*.cancel", f"{PREFIX}.tasks.*.delete")
 TIMERS_STREAM = "HOLDFAST_TIMERS"
 TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
@@ -77,6 +77,8 @@ EXPECTED_LAST_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 TRACEPARENT = "traceparent"
 REPLY_TO = "Holdfast-Reply-To"
 """On a request that is published to the stream: where the answer is wanted."""
+REQUEST_ID = "Holdfast-Request-Id"
+"""On a request: the message id that makes it idempotent, where `Nats-Msg-Id` cannot be used."""
 PAYLOAD_REF = "Holdfast-Payload"
 """The payload is in the object store under this name; the body is empty."""
 REDRIVE = "Holdfast-Redrive"
@@ -207,8 +209,13 @@ def cancel(namespace: str) -> str:
     return f"{PREFIX}.tasks.{namespace}.cancel"
 
 
+def delete(namespace: str) -> str:
+    """Publish a request to remove an ended task here."""
+    return f"{PREFIX}.tasks.{namespace}.delete"
+
+
 def ask(namespace: str, verb: str) -> str:
-    """Request-reply form of `submit` and `cancel`: stored first, then answered."""
+    """Request-reply form of `submit`, `cancel` and `delete`: stored first, then answered."""
     return f"{PREFIX}.ask.{namespace}.{verb}"
 
 

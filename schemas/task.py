@@ -6,11 +6,12 @@ entries that the model sees next, in order, so the state stays small however lon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from schemas.wire import Wire
+from schemas.wire import Wire, decoder_of
 
 Phase = Literal["Initializing", "Pending", "ReadyForLLM", "ToolCallsPending", "FinalAnswer", "Failed", "Cancelled"]
 Status = Literal["Ready", "Pending", "Error"]
@@ -42,7 +43,6 @@ class Budget(Wire, frozen=True, kw_only=True):
     max_turns: int
     max_tokens: int | None = None
     max_cost_usd: Decimal | None = None
-    deadline: datetime | None = None
 
 
 class CallRef(Wire, frozen=True, kw_only=True):
@@ -72,6 +72,10 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     traceparent: str = ""
+    """The context of the span that stands for the whole task."""
+    parent_span: str = ""
+    """The requester's own context, if there was one."""
+    deadline: datetime | None = None
     preview: str = ""
     """The first 50 characters of what the user asked."""
     spend: Spend = Spend()
@@ -91,6 +95,9 @@ class Waiting(TaskHeader, frozen=True, kw_only=True, tag="task.waiting.v1"):
     since: datetime
     turn: int = 0
     """The turn to go on with; 0 when the conversation has not started."""
+    attempt: int = 1
+    """The attempt to go on with."""
+    empty_replies: int = 0
     budget: Budget | None = None
     """Absent when the conversation has not started."""
 
@@ -160,3 +167,6 @@ Running = AwaitingModel | RetryingModel | AwaitingTools
 Live = Initializing | Waiting | AwaitingModel | RetryingModel | AwaitingTools
 Terminal = FinalAnswer | Failed | Cancelled
 State = Initializing | Waiting | AwaitingModel | RetryingModel | AwaitingTools | FinalAnswer | Failed | Cancelled
+
+decode_state: Callable[[bytes], State] = decoder_of(State)
+"""The state in these bytes; raises `Malformed`."""

@@ -7,6 +7,7 @@ a missing field or a wrong type is an error, never a default.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,3 +56,12 @@ def decode(data: bytes, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
     return value
+
+
+def decoder_of(union: Any) -> Callable[[bytes], Any]:
+    """A decoder of a union of tagged structs, which is no type to a type checker; raises `Malformed`."""
+
+    def decode_union(data: bytes) -> Any:
+        return decode(data, union)
+
+    return decode_union

@@ -1,0 +1,104 @@
+"""Agents: their readiness, which this service owns, and what a task's conversation starts with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from schemas.messages import Message, SystemMessage, UserMessage
+from schemas.requests import TaskSpec
+from schemas.resources import Agent, ResourceStatus
+from schemas.subjects import ResourceKey
+from services.planner.core.readiness import READY, Verdict, evaluate
+from services.runtime.errors import RetryLater
+from services.runtime.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from services.runtime.resources import Resources
+
+logger = logging.getLogger(__name__)
+
+
+class Agents:
+    """The agents that this replica knows, and a loop that says how they are."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._changed = asyncio.Event()
+        self._tasks = Tasks()
+        self._ready: set[tuple[str, str]] = set()
+
+    def get(self, namespace: str, name: str) -> Agent | None:
+        """An agent as it was applied, or None."""
+        return self._resources.get(Agent, namespace, name)
+
+    def problem(self, namespace: str, name: str) -> str:
+        """Why a task of this agent has to wait, in the predecessor's words; empty if it has not."""
+        agent = self.get(namespace, name)
+        if agent is None:
+            return "Waiting for Agent to exist"
+        verdict = self._evaluate(agent)
+        return "" if verdict == READY else f'Waiting for agent "{name}" to become ready: {verdict.detail}'
+
+    def start(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
+        """Keep statuses true from now on; call `woken(namespace, name)` for each agent that becomes ready."""
+        self._resources.on_change(self._on_change)
+        self._tasks.spawn(self._run(woken), name="agent-readiness")
+
+    async def stop(self) -> None:
+        """Stop keeping them."""
+        await self._tasks.close()
+
+    def _on_change(self, key: ResourceKey) -> None:
+        if not (key.kind == "Agent" and key.part == "status"):
+            self._changed.set()
+
+    async def _run(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
+        await self._resources.loaded()
+        while True:
+            self._changed.clear()
+            try:
+                await self._say(woken)
+            except RetryLater as later:
+                logger.warning("could not write agent statuses: %s", later, extra={"action": "agent.status"})
+                await asyncio.sleep(later.after_s)
+                continue
+            await self._changed.wait()
+
+    async def _say(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
+        ready: set[tuple[str, str]] = set()
+        for agent, _ in self._resources.all(Agent):
+            name = (agent.metadata.namespace, agent.metadata.name)
+            verdict = self._evaluate(agent)
+            if verdict == READY:
+                ready.add(name)
+            await self._resources.set_status("Agent", *name, status=verdict.status, detail=verdict.detail)
+        news = ready - self._ready
+        self._ready = ready
+        for name in sorted(news):
+            await woken(*name)
+
+    def _evaluate(self, agent: Agent) -> Verdict:
+        namespace = agent.metadata.namespace
+
+        def look(kind: str, name: str) -> tuple[bool, ResourceStatus | None]:
+            exists = self._resources.known(kind, namespace, name) is not None
+            return exists, self._resources.status(kind, namespace, name)
+
+        return evaluate(agent, look)
+
+
+def first_messages(agent: Agent, spec: TaskSpec) -> tuple[Message, ...]:
+    """What a conversation starts with: the agent's instructions and the message, or the window as it was given.
+
+    The agent's instructions come before a given window only if that has none of its own.
+    """
+    system = SystemMessage(content=agent.spec.system)
+    if spec.context_window is None:
+        return (system, UserMessage(content=spec.user_message or ""))
+    if any(isinstance(message, SystemMessage) for message in spec.context_window):
+        return spec.context_window
+    return (system, *spec.context_window)

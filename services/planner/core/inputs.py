@@ -1,0 +1,105 @@
+"""What may happen to a task, as the machine sees it: recorded facts, with their place and time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted
+from schemas.task import Budget
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The task was asked for; recorded at `seq`."""
+
+    seq: int
+    event: TaskSubmitted
+
+
+class ConversationPinned(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent is ready, and the messages that the conversation starts with are recorded at `seq`."""
+
+    seq: int
+    budget: Budget
+    deadline: datetime | None
+    at: datetime
+
+
+class AgentUnready(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent is missing or not ready."""
+
+    reason: str
+    at: datetime
+
+
+class AgentReady(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent is ready (again)."""
+
+    at: datetime
+
+
+class ModelReplied(msgspec.Struct, frozen=True, kw_only=True):
+    """The model answered; recorded at `seq`."""
+
+    seq: int
+    subject: str
+    event: ModelAnswered
+
+
+class ModelCallFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """A model call failed."""
+
+    subject: str
+    event: ModelFailed
+
+
+class ToolsAnswered(msgspec.Struct, frozen=True, kw_only=True):
+    """Every call of a request has its result; `seqs` are their places, in call order."""
+
+    request: str
+    seqs: tuple[int, ...]
+    at: datetime
+
+
+class CancelAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody asked to cancel the task."""
+
+    subject: str
+    event: CancelRequested
+
+
+class DeadlinePassed(msgspec.Struct, frozen=True, kw_only=True):
+    """It is `at`, and the task has a deadline."""
+
+    subject: str
+    at: datetime
+
+
+class RetryDue(msgspec.Struct, frozen=True, kw_only=True):
+    """It is `at`, and a model call waits to be tried again."""
+
+    at: datetime
+
+
+class Undeliverable(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the task could not be handled and is a dead letter."""
+
+    subject: str
+    error: str
+    at: datetime
+
+
+Input = (
+    Submitted
+    | ConversationPinned
+    | AgentUnready
+    | AgentReady
+    | ModelReplied
+    | ModelCallFailed
+    | ToolsAnswered
+    | CancelAsked
+    | DeadlinePassed
+    | RetryDue
+    | Undeliverable
+)

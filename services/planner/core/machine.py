@@ -1,0 +1,341 @@
+"""The task machine: one total function, `transition(state, input) -> state`.
+
+Rules of this file:
+- A late or duplicate input leaves the state as it is: the very same object comes back.
+- An impossible input raises `Impossible`, and nothing is written.
+- A terminal state absorbs everything.
+- Every call of an answer ends with exactly one result: a task that ends while calls are open says so in `open_calls`,
+  and `outstanding` has their results recorded.
+- No clock, no randomness, no I/O: time and places arrive in the input.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, assert_never
+
+import msgspec
+
+from schemas.events import TaskSubmitted
+from schemas.ids import request_id
+from schemas.messages import UserMessage
+from schemas.task import (
+    AwaitingModel,
+    AwaitingTools,
+    CallRef,
+    Cancelled,
+    Failed,
+    FailureReason,
+    FinalAnswer,
+    Initializing,
+    Live,
+    OpenCalls,
+    RetryingModel,
+    State,
+    TaskHeader,
+    Waiting,
+)
+from services.planner.core import policy
+from services.planner.core.inputs import (
+    AgentReady,
+    AgentUnready,
+    CancelAsked,
+    ConversationPinned,
+    DeadlinePassed,
+    Input,
+    ModelCallFailed,
+    ModelReplied,
+    RetryDue,
+    Submitted,
+    ToolsAnswered,
+    Undeliverable,
+)
+
+
+class Impossible(Exception):
+    """An input that cannot follow from this state: a bug, or a hand in the stream."""
+
+
+def transition(state: State | None, happened: Input) -> State:
+    """The state after `happened`. `state` is None before the task exists; only `Submitted` can follow then."""
+    if state is None:
+        if isinstance(happened, Submitted):
+            return _initial(happened.seq, happened.event)
+        raise Impossible(f"{type(happened).__name__} before the task was submitted")
+    if isinstance(state, FinalAnswer | Failed | Cancelled):
+        return state
+    match happened:
+        case Submitted():
+            return state
+        case ConversationPinned():
+            return _pinned(state, happened)
+        case AgentUnready():
+            return _agent_unready(state, happened)
+        case AgentReady(at=at):
+            return _agent_ready(state, at)
+        case ModelReplied():
+            return _model_replied(state, happened)
+        case ModelCallFailed():
+            return _model_failed(state, happened)
+        case ToolsAnswered():
+            return _tools_answered(state, happened)
+        case RetryDue(at=at):
+            return _retry_due(state, at)
+        case CancelAsked(subject=subject, event=event):
+            return _cancelled(state, subject, event.at, event.reason, event.by)
+        case DeadlinePassed(subject=subject, at=at):
+            if state.deadline is None or at < state.deadline:
+                return state
+            seconds = (state.deadline - state.created_at).total_seconds()
+            return _failed(state, subject, at, "DeadlineExceeded", f"not done within {seconds:g} s (deadline)")
+        case Undeliverable(subject=subject, error=error, at=at):
+            return _failed(state, subject, at, "DeadLettered", f"{subject} could not be handled: {error}")
+        case _:
+            assert_never(happened)
+
+
+# --- the beginning ----------------------------------------------------------------------
+
+
+def _initial(seq: int, event: TaskSubmitted) -> Initializing:
+    spec = event.spec
+    asked = spec.user_message
+    if asked is None:
+        asked = next((m.content for m in reversed(spec.context_window or ()) if isinstance(m, UserMessage)), "")
+    return Initializing(
+        namespace=event.namespace,
+        task=event.task,
+        agent=spec.agent,
+        submitted_seq=seq,
+        created_at=event.at,
+        updated_at=event.at,
+        traceparent=event.traceparent,
+        parent_span=event.parent_span,
+        deadline=policy.deadline_of(spec.limits, event.at),
+        preview=policy.preview(asked),
+        labels=spec.labels,
+    )
+
+
+def _pinned(state: Live, happened: ConversationPinned) -> State:
+    match state:
+        case Initializing():
+            pass
+        case Waiting(turn=0):
+            pass
+        case _:
+            return state
+    return AwaitingModel(
+        **_header(state, happened.at, window=(happened.seq,), deadline=_sooner(state.deadline, happened.deadline)),
+        budget=happened.budget,
+        turn=1,
+    )
+
+
+def _agent_unready(state: Live, happened: AgentUnready) -> State:
+    match state:
+        case Initializing():
+            return Waiting(**_header(state, happened.at), reason=happened.reason, since=happened.at)
+        case Waiting(reason=reason):
+            if reason == happened.reason:
+                return state
+            return msgspec.structs.replace(state, reason=happened.reason, updated_at=happened.at)
+        case AwaitingModel(turn=turn, attempt=attempt, empty_replies=empty, budget=budget):
+            return Waiting(
+                **_header(state, happened.at),
+                reason=happened.reason,
+                since=happened.at,
+                turn=turn,
+                attempt=attempt,
+                empty_replies=empty,
+                budget=budget,
+            )
+        case RetryingModel() | AwaitingTools():
+            return state
+        case _:
+            assert_never(state)
+
+
+def _agent_ready(state: Live, at: datetime) -> State:
+    if not isinstance(state, Waiting) or state.budget is None:
+        return state
+    return AwaitingModel(
+        **_header(state, at),
+        budget=state.budget,
+        turn=state.turn,
+        attempt=state.attempt,
+        empty_replies=state.empty_replies,
+    )
+
+
+# --- the model --------------------------------------------------------------------------
+
+
+def _is_awaited(state: Live, turn: int, attempt: int) -> bool:
+    """Whether this is the model call that the state waits for; raises for one that was never asked for."""
+    match state:
+        case AwaitingModel(turn=current, attempt=tried):
+            if (turn, attempt) == (current, tried):
+                return True
+            asked_for = (current, tried)
+        case RetryingModel(turn=current, attempt=tried) | Waiting(turn=current, attempt=tried):
+            asked_for = (current, tried - 1)
+        case AwaitingTools(turn=current):
+            asked_for = (current, policy.ATTEMPTS_MAX + policy.EMPTY_REPLIES_MAX)
+        case Initializing():
+            asked_for = (0, 0)
+        case _:
+            assert_never(state)
+    if (turn, attempt) > asked_for:
+        raise Impossible(
+            f"a model call for turn {turn}, attempt {attempt} while {asked_for} was the last one asked for"
+        )
+    return False
+
+
+def _model_replied(state: Live, happened: ModelReplied) -> State:
+    event = happened.event
+    if not _is_awaited(state, event.turn, event.attempt):
+        return state
+    assert isinstance(state, AwaitingModel)
+    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage))
+    if event.message.tool_calls:
+        return _tools_wanted(spent, happened)
+    if event.message.content.strip():
+        return FinalAnswer(
+            **_header(spent, event.at, window=(*spent.window, happened.seq)),
+            ended_at=event.at,
+            turn=event.turn,
+            ended_by=happened.subject,
+        )
+    return _empty_reply(spent, happened)
+
+
+def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
+    event = happened.event
+    wanted = AwaitingTools(
+        **_header(state, event.at, window=(*state.window, happened.seq)),
+        budget=state.budget,
+        turn=state.turn,
+        request=request_id(state.turn),
+        answer_seq=happened.seq,
+        calls=tuple(
+            CallRef(n=n, id=call.id, tool=call.name) for n, call in enumerate(event.message.tool_calls, start=1)
+        ),
+    )
+    if stop := policy.exhausted(state.spend, state.budget, state.turn + 1):
+        return _failed(wanted, happened.subject, event.at, *stop)
+    return wanted
+
+
+def _empty_reply(state: AwaitingModel, happened: ModelReplied) -> State:
+    empty = state.empty_replies + 1
+    at = happened.event.at
+    if empty >= policy.EMPTY_REPLIES_MAX:
+        error = f"the model gave an empty reply {empty} times in turn {state.turn}"
+        return _failed(state, happened.subject, at, "LLMEmptyReply", error)
+    if stop := policy.exhausted(state.spend, state.budget, state.turn):
+        return _failed(state, happened.subject, at, *stop)
+    return msgspec.structs.replace(state, attempt=state.attempt + 1, empty_replies=empty, updated_at=at)
+
+
+def _model_failed(state: Live, happened: ModelCallFailed) -> State:
+    event = happened.event
+    if not _is_awaited(state, event.turn, event.attempt):
+        return state
+    assert isinstance(state, AwaitingModel)
+    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage))
+    if event.failure == "dead":
+        return _failed(spent, happened.subject, event.at, "DeadLettered", event.error)
+    if event.failure == "refused":
+        reason: FailureReason = "LLMRequestFailed4xx" if event.status is not None else "LLMRequestFailed"
+        status = f" with status {event.status}" if event.status is not None else ""
+        return _failed(spent, happened.subject, event.at, reason, f"LLM request failed{status}: {event.error}")
+    if event.attempt - state.empty_replies >= policy.ATTEMPTS_MAX:
+        error = f"LLM request failed {policy.ATTEMPTS_MAX} times, lastly: {event.error}"
+        return _failed(spent, happened.subject, event.at, "LLMRequestFailed", error)
+    if stop := policy.exhausted(spent.spend, state.budget, state.turn):
+        return _failed(spent, happened.subject, event.at, *stop)
+    return RetryingModel(
+        **_header(spent, event.at),
+        budget=state.budget,
+        turn=state.turn,
+        attempt=state.attempt + 1,
+        not_before=event.at + policy.backoff(state.task, event),
+        error=event.error,
+        empty_replies=state.empty_replies,
+    )
+
+
+def _retry_due(state: Live, at: datetime) -> State:
+    if not isinstance(state, RetryingModel) or at < state.not_before:
+        return state
+    return AwaitingModel(
+        **_header(state, at),
+        budget=state.budget,
+        turn=state.turn,
+        attempt=state.attempt,
+        empty_replies=state.empty_replies,
+    )
+
+
+# --- the tools --------------------------------------------------------------------------
+
+
+def _tools_answered(state: Live, happened: ToolsAnswered) -> State:
+    if not isinstance(state, AwaitingTools) or state.request != happened.request:
+        return state
+    if len(happened.seqs) != len(state.calls):
+        raise Impossible(f"{len(happened.seqs)} results for the {len(state.calls)} calls of request {state.request}")
+    return AwaitingModel(
+        **_header(state, happened.at, window=(*state.window, *happened.seqs)),
+        budget=state.budget,
+        turn=state.turn + 1,
+    )
+
+
+# --- the end ----------------------------------------------------------------------------
+
+
+def _turn(state: Live) -> int:
+    return 0 if isinstance(state, Initializing) else state.turn
+
+
+def _open_calls(state: Live) -> OpenCalls | None:
+    if not isinstance(state, AwaitingTools):
+        return None
+    return OpenCalls(request=state.request, answer_seq=state.answer_seq, calls=state.calls)
+
+
+def _failed(state: Live, subject: str, at: datetime, reason: FailureReason, error: str) -> Failed:
+    return Failed(
+        **_header(state, at),
+        ended_at=at,
+        turn=_turn(state),
+        ended_by=subject,
+        reason=reason,
+        error=error,
+        open_calls=_open_calls(state),
+    )
+
+
+def _cancelled(state: Live, subject: str, at: datetime, reason: str, by: str) -> Cancelled:
+    return Cancelled(
+        **_header(state, at),
+        ended_at=at,
+        turn=_turn(state),
+        ended_by=subject,
+        reason=reason,
+        by=by,
+        open_calls=_open_calls(state),
+    )
+
+
+def _sooner(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _header(state: TaskHeader, at: datetime, **changes: Any) -> dict[str, Any]:
+    """What every state has in common, carried over."""
+    header = {name: getattr(state, name) for name in TaskHeader.__struct_fields__}
+    return {**header, "updated_at": at, **changes}

@@ -1,0 +1,90 @@
+"""Arithmetic of limits and waits. Pure leaves, called by the machine."""
+
+from __future__ import annotations
+
+import zlib
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+from schemas.events import ModelFailed
+from schemas.messages import Usage
+from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, Limits
+from schemas.task import Budget, FailureReason, Spend
+
+N = TypeVar("N", int, Decimal)
+
+ATTEMPTS_MAX = 10
+"""Attempts at one model call, the first included, before the task fails."""
+EMPTY_REPLIES_MAX = 3
+"""Empty replies to one turn before the task fails."""
+BACKOFF_BASE_S = 1.0
+BACKOFF_MAX_S = 60.0
+RETRY_AFTER_MAX_S = 3600.0
+"""The longest wait that a provider may ask for."""
+RECHECK_MIN_S = 5.0
+RECHECK_MAX_S = 600.0
+
+
+def budget_of(task: Limits, agent: Limits) -> Budget:
+    """The narrower of the task's limits and its agent's; 20 turns if neither says."""
+    return Budget(
+        max_turns=_narrower(task.max_turns, agent.max_turns) or TURNS_MAX_DEFAULT,
+        max_tokens=_narrower(task.max_tokens, agent.max_tokens),
+        max_cost_usd=_narrower(task.max_cost_usd, agent.max_cost_usd),
+    )
+
+
+def deadline_of(limits: Limits, submitted_at: datetime) -> datetime | None:
+    """When a task that was submitted then must have ended, by these limits."""
+    return submitted_at + timedelta(seconds=limits.deadline_s) if limits.deadline_s is not None else None
+
+
+def _narrower(one: N | None, other: N | None) -> N | None:
+    given = [limit for limit in (one, other) if limit is not None]
+    return min(given) if given else None
+
+
+def add_usage(spend: Spend, usage: Usage) -> Spend:
+    """What a task has used after one more model call."""
+    return Spend(
+        model_calls=spend.model_calls + 1,
+        input_tokens=spend.input_tokens + usage.input_tokens,
+        output_tokens=spend.output_tokens + usage.output_tokens,
+        cost_usd=spend.cost_usd + (usage.cost_usd or 0),
+    )
+
+
+def exhausted(spend: Spend, budget: Budget, next_turn: int) -> tuple[FailureReason, str] | None:
+    """Why there may be no further model call, or None if there may be one."""
+    if next_turn > budget.max_turns:
+        return "MaxTurnsReached", f"no final answer after {budget.max_turns} turns (maxTurns)"
+    tokens = spend.input_tokens + spend.output_tokens
+    if budget.max_tokens is not None and tokens >= budget.max_tokens:
+        return "MaxTokensReached", f"used {tokens} of {budget.max_tokens} tokens (maxTokens)"
+    if budget.max_cost_usd is not None and spend.cost_usd >= budget.max_cost_usd:
+        return "MaxCostReached", f"spent {spend.cost_usd} of {budget.max_cost_usd} US dollars (maxCost)"
+    return None
+
+
+def backoff(task: str, failure: ModelFailed) -> timedelta:
+    """How long to wait after a transient failure: exponential with full jitter, and never less than the provider asked.
+
+    The jitter is drawn from the call's own ids, so a replay waits just as long.
+    """
+    ceiling = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (failure.attempt - 1))
+    draw = zlib.crc32(f"{task}/{failure.turn}/{failure.attempt}".encode()) / 2**32
+    asked = min(failure.retry_after_s or 0.0, RETRY_AFTER_MAX_S)
+    return timedelta(seconds=max(asked, ceiling * draw))
+
+
+def recheck_after(since: datetime, now: datetime) -> timedelta:
+    """How long until a waiting task is looked at again: as long as it has waited, within bounds."""
+    waited = (now - since).total_seconds()
+    return timedelta(seconds=min(max(waited, RECHECK_MIN_S), RECHECK_MAX_S))
+
+
+def preview(text: str) -> str:
+    """The beginning of what the user asked, 50 characters at most."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= PREVIEW_LENGTH else f"{flat[: PREVIEW_LENGTH - 3]}..."

@@ -1,0 +1,182 @@
+"""Events and timers: what may move a task, each turned into one step."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, assert_never
+
+from schemas.dead_letters import DeadReason
+from schemas.events import (
+    CancelRequested,
+    ModelAnswered,
+    ModelFailed,
+    TaskEvent,
+    TaskSubmitted,
+    TimerFired,
+    ToolFinished,
+)
+from schemas.subjects import TaskSubjects, task_of
+from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, Waiting
+from schemas.wire import decode
+from services.planner.core.inputs import (
+    CancelAsked,
+    DeadlinePassed,
+    Input,
+    ModelCallFailed,
+    ModelReplied,
+    RetryDue,
+    Submitted,
+    ToolsAnswered,
+    Undeliverable,
+)
+from services.planner.core.outstanding import Timer
+from services.planner.core.policy import recheck_after
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import trace_id
+
+if TYPE_CHECKING:
+    from services.planner.steps import Decide, Steps
+    from services.planner.table import TaskTable
+    from services.runtime.consumer import Inbound
+    from services.runtime.ports import Bus
+    from services.runtime.telemetry.metrics import Metrics
+    from services.runtime.telemetry.traces import Traces
+
+logger = logging.getLogger(__name__)
+
+
+class Events:
+    """Handlers of the planner's consumers of events and of timers."""
+
+    def __init__(self, bus: Bus, steps: Steps, table: TaskTable, metrics: Metrics, traces: Traces) -> None:
+        self._bus = bus
+        self._steps = steps
+        self._table = table
+        self._metrics = metrics
+        self._traces = traces
+
+    async def on_event(self, inbound: Inbound) -> None:
+        """A fact about a task: step it."""
+        task = task_of(inbound.subject)
+        event: TaskEvent = decode(inbound.data, TaskEvent)  # type: ignore[arg-type]  # a union is a type to msgspec
+        name = type(event).__name__
+        parent = inbound.headers.get("traceparent", "")
+        with (
+            log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
+            self._traces.span(
+                f"step {name}",
+                parent,
+                kind="consumer",
+                attributes={
+                    "messaging.system": "nats",
+                    "messaging.operation.type": "process",
+                    "holdfast.task": task.task,
+                },
+            ),
+        ):
+            moved = await self._steps.step(
+                task, self._decide(task, inbound, event), at_least=inbound.seq, again=inbound.delivered > 1
+            )
+            if not moved:
+                await self._ignored(task, inbound, name)
+
+    def _decide(self, task: TaskSubjects, inbound: Inbound, event: TaskEvent) -> Decide:
+        async def decide(state: State | None) -> Input | None:
+            if state is None and not isinstance(event, TaskSubmitted):
+                return None
+            match event:
+                case TaskSubmitted():
+                    return Submitted(seq=inbound.seq, event=event)
+                case ModelAnswered():
+                    return ModelReplied(seq=inbound.seq, subject=inbound.subject, event=event)
+                case ModelFailed():
+                    return ModelCallFailed(subject=inbound.subject, event=event)
+                case ToolFinished():
+                    return await self._join(task, inbound, event, state)
+                case CancelRequested():
+                    return CancelAsked(subject=inbound.subject, event=event)
+                case _:
+                    assert_never(event)
+
+        return decide
+
+    async def _join(
+        self, task: TaskSubjects, inbound: Inbound, event: ToolFinished, state: State | None
+    ) -> ToolsAnswered | None:
+        """The results of a request, if this was the last of them. The recorded results are the join; nothing else is."""
+        if not isinstance(state, AwaitingTools) or state.request != event.request:
+            return None
+        if len(state.calls) == 1:
+            return ToolsAnswered(request=event.request, seqs=(inbound.seq,), at=event.at)
+        results = await self._bus.log(task.partition).last([task.tool_events(event.request)], at_least=inbound.seq)
+        if len(results) < len(state.calls):
+            return None
+        places = {entry.subject: entry.seq for entry in results}
+        seqs = tuple(places[task.tool_event(event.request, call.n)] for call in state.calls)
+        return ToolsAnswered(request=event.request, seqs=seqs, at=event.at)
+
+    async def _ignored(self, task: TaskSubjects, inbound: Inbound, name: str) -> None:
+        """A late, duplicate or not yet decisive event: counted, and tidied up if its task was removed."""
+        self._metrics.ignored.labels(name).inc()
+        logger.debug("%s changes nothing", inbound.subject, extra={"action": "task.ignored"})
+        held = await self._table.load(task, inbound.seq) if inbound.delivered > 1 or name != "ToolFinished" else None
+        if held is None:
+            return
+        if held.state is None:
+            await self._bus.log(task.partition).purge(inbound.subject)
+        elif isinstance(held.state, FinalAnswer | Failed | Cancelled) and held.state.ended_by == inbound.subject:
+            self._table.end_span(held.state)
+
+    async def on_dead_event(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """An event that could not be handled fails its task, so that nobody waits for ever."""
+
+        async def decide(state: State | None) -> Input | None:
+            if state is None:
+                return None
+            return Undeliverable(subject=inbound.subject, error=f"{reason}: {error}", at=self._bus.clock.now())
+
+        try:
+            task = task_of(inbound.subject)
+        except ValueError:
+            return
+        await self._steps.step(task, decide, at_least=0)
+
+    async def on_timer(self, inbound: Inbound) -> None:
+        """A wake-up: look whether it is time, by the state and not by the timer."""
+        task = task_of(inbound.subject)
+        fired = decode(inbound.data, TimerFired)
+        with log_ids(namespace=task.namespace, task=task.task):
+            match fired.timer:
+                case "deadline":
+                    await self.deadline(task, inbound.subject)
+                case "retry":
+                    await self.retry(task)
+                case "recheck":
+                    await self._recheck(task)
+                case _:
+                    assert_never(fired.timer)
+
+    async def deadline(self, task: TaskSubjects, subject: str) -> bool:
+        """End a task whose deadline has passed."""
+
+        async def decide(state: State | None) -> Input | None:
+            return None if state is None else DeadlinePassed(subject=subject, at=self._bus.clock.now())
+
+        return await self._steps.step(task, decide, at_least=0, again=True)
+
+    async def retry(self, task: TaskSubjects) -> bool:
+        """Try a model call again if it is time."""
+
+        async def decide(state: State | None) -> Input | None:
+            return None if state is None else RetryDue(at=self._bus.clock.now())
+
+        return await self._steps.step(task, decide, at_least=0, again=True)
+
+    async def _recheck(self, task: TaskSubjects) -> None:
+        if await self._steps.look_at_agent(task):
+            return
+        state = (await self._table.load(task, 0)).state
+        if isinstance(state, Waiting):
+            now = self._bus.clock.now()
+            due = now + recheck_after(state.since, now)
+            await self._table.set_timer(task, Timer(kind="recheck", id="recheck", due=due))

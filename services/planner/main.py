@@ -1,0 +1,66 @@
+"""The planner, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schemas import subjects
+from services.planner.agents import Agents
+from services.planner.events import Events
+from services.planner.reconciler import Reconciler
+from services.planner.requests import Requests
+from services.planner.steps import Steps
+from services.planner.table import TaskTable
+from services.runtime.service import Runtime, Subscription
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Unsubscribe
+
+
+class Planner:
+    """The service."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._bus = runtime.bus
+        self._table = TaskTable(runtime.bus, runtime.metrics, runtime.traces)
+        self._agents = Agents(runtime.resources)
+        steps = Steps(runtime.bus, self._table, self._agents, runtime.metrics)
+        self._events = Events(runtime.bus, steps, self._table, runtime.metrics, runtime.traces)
+        self._requests = Requests(runtime.bus, steps)
+        self._reconciler = Reconciler(
+            runtime.bus, steps, self._events, self._table, runtime.metrics, every_s=runtime.settings.reconcile_s
+        )
+        self._unsubscribe: Unsubscribe | None = None
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Events by partition, requests, timers."""
+        events, requests = self._events, self._requests
+        return [
+            *(
+                Subscription(subjects.PLANNER, partition, events.on_event, events.on_dead_event)
+                for partition in range(self._bus.partitions)
+            ),
+            Subscription(subjects.PLANNER_REQUESTS, None, requests.on_request, requests.on_dead_request),
+            Subscription(subjects.PLANNER_TIMERS, None, events.on_timer, events.on_dead_event),
+        ]
+
+    async def start(self) -> None:
+        """Listen for requests, keep agents' statuses, walk."""
+        self._unsubscribe = await self._bus.signals.subscribe(
+            subjects.ASK_ALL, self._requests.on_ask, queue=subjects.ASK_QUEUE
+        )
+        self._agents.start(self._reconciler.wake)
+        self._reconciler.start()
+
+    async def stop(self) -> None:
+        """End all that."""
+        if self._unsubscribe is not None:
+            await self._unsubscribe()
+        await self._agents.stop()
+        await self._reconciler.stop()
+
+
+def build(runtime: Runtime) -> Planner:
+    """The planner on a runtime."""
+    return Planner(runtime)

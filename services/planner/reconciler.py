@@ -1,0 +1,172 @@
+"""The reconciler: walks all live tasks, slowly, and repairs what should not need repair.
+
+It is also what wakes tasks that wait for an agent, when that becomes ready. Everything it finds missing is counted in
+`holdfast_reconciler_repairs_total`, which must stay 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import timedelta
+from typing import TYPE_CHECKING, assert_never
+
+from schemas.subjects import TaskSubjects, state_bucket, task_of
+from schemas.task import (
+    AwaitingModel,
+    AwaitingTools,
+    Cancelled,
+    Failed,
+    FinalAnswer,
+    Initializing,
+    Live,
+    RetryingModel,
+    State,
+    Waiting,
+)
+from schemas.wire import Malformed, decode
+from services.runtime.consumer import Inbound
+from services.runtime.errors import Broken, RetryLater
+from services.runtime.tasks import Tasks
+
+if TYPE_CHECKING:
+    from services.planner.events import Events
+    from services.planner.steps import Steps
+    from services.planner.table import TaskTable
+    from services.runtime.ports import Bus, Entry
+    from services.runtime.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 200
+"""States read at once."""
+GRACE = timedelta(seconds=15)
+"""A task that has moved within this time is left alone: its messages are under way."""
+ENDED_REMEMBERED_WALKS = 20
+"""Walks after which ended tasks are looked at again, since a name may be used anew."""
+
+
+class Reconciler:
+    """Walks the tasks of all partitions."""
+
+    def __init__(
+        self, bus: Bus, steps: Steps, events: Events, table: TaskTable, metrics: Metrics, *, every_s: float
+    ) -> None:
+        self._bus = bus
+        self._steps = steps
+        self._events = events
+        self._table = table
+        self._metrics = metrics
+        self._every_s = every_s
+        self._ended: set[str] = set()
+        self._tasks = Tasks()
+        self._random = random.Random()  # noqa: S311 - spreads the walks of replicas
+
+    def start(self) -> None:
+        """Walk from now on."""
+        self._tasks.spawn(self._run(), name="reconciler")
+
+    async def stop(self) -> None:
+        """Stop walking."""
+        await self._tasks.close()
+
+    async def _run(self) -> None:
+        walks = 0
+        while True:
+            await self._bus.clock.sleep(self._every_s * self._random.uniform(0.5, 1.5))
+            try:
+                await self.walk()
+            except RetryLater as later:
+                logger.warning("walk broken off: %s", later, extra={"action": "reconcile.interrupted"})
+            walks += 1
+            if walks % ENDED_REMEMBERED_WALKS == 0:
+                self._ended.clear()
+
+    async def walk(self) -> int:
+        """Look at every live task once; how many there are."""
+        live = 0
+        for partition in range(self._bus.partitions):
+            for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.>"):
+                if isinstance(state, FinalAnswer | Failed | Cancelled):
+                    self._ended.add(entry.subject)
+                    continue
+                live += 1
+                await self._look(task_of(entry.subject), state)
+        self._metrics.walked.set(live)
+        return live
+
+    async def wake(self, namespace: str, agent: str) -> None:
+        """Move the tasks that wait for an agent which has become ready."""
+        for partition in range(self._bus.partitions):
+            for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.{namespace}.*"):
+                if isinstance(state, Initializing | Waiting) and state.agent == agent:
+                    await self._steps.look_at_agent(task_of(entry.subject))
+
+    async def _states(self, partition: int, filter_: str) -> list[tuple[Entry, State]]:
+        log = self._bus.log(partition)
+        subjects = [subject for subject in await log.subjects(filter_) if subject not in self._ended]
+        found: list[tuple[Entry, State]] = []
+        for chunk in _chunks(subjects, CHUNK):
+            for entry in await log.last(chunk):
+                try:
+                    found.append((entry, decode(entry.data, State)))  # type: ignore[arg-type]  # a union is a type to msgspec
+                except Malformed as error:
+                    logger.error("state %s is malformed: %s", entry.subject, error, extra={"action": "reconcile"})  # noqa: TRY400 - the text says it all
+                    self._metrics.repaired.labels("malformed").inc()
+            await asyncio.sleep(0)
+        return found
+
+    async def _look(self, task: TaskSubjects, state: Live) -> None:
+        now = self._bus.clock.now()
+        if now - state.updated_at < GRACE:
+            return
+        try:
+            if state.deadline is not None and now - state.deadline > GRACE:
+                if await self._events.deadline(task, task.state):
+                    self._repaired(task, "deadline")
+                return
+            await self._look_at_phase(task, state)
+        except Broken as broken:
+            self._repaired(task, "broken")
+            logger.error("task %s: %s", task.task, broken, extra={"action": "reconcile.broken"})  # noqa: TRY400 - the text says it all
+
+    async def _look_at_phase(self, task: TaskSubjects, state: Live) -> None:
+        match state:
+            case Initializing() | Waiting():
+                await self._steps.look_at_agent(task)
+            case RetryingModel(not_before=due):
+                if self._bus.clock.now() - due > GRACE and await self._events.retry(task):
+                    self._repaired(task, "timer")
+            case AwaitingModel(turn=turn, attempt=attempt):
+                await self._look_for_event(task, state, [task.model_event(turn, attempt)])
+            case AwaitingTools(request=request):
+                await self._look_for_event(task, state, [task.tool_events(request)])
+            case _:
+                assert_never(state)
+
+    async def _look_for_event(self, task: TaskSubjects, state: Live, filters: list[str]) -> None:
+        """If the outcome that a task waits for is recorded, its event was lost; otherwise its commands must be there."""
+        log = self._bus.log(task.partition)
+        results = await log.last(filters)
+        if results and self._bus.clock.now() - results[-1].at > GRACE:
+            newest = results[-1]
+            inbound = Inbound(newest.subject, newest.data, newest.headers, newest.seq, 2, newest.at)
+            before = (await self._table.load(task, 0)).revision
+            await self._events.on_event(inbound)
+            if (await self._table.load(task, 0)).revision != before:
+                self._repaired(task, "event")
+                return
+        if await self._table.ensure(task, state):
+            self._repaired(task, "command")
+
+    def _repaired(self, task: TaskSubjects, what: str) -> None:
+        self._metrics.repaired.labels(what).inc()
+        logger.warning(
+            "repaired a %s of task %s/%s", what, task.namespace, task.task, extra={"action": "reconcile.repair"}
+        )
+
+
+def _chunks(items: list[str], size: int) -> list[list[str]]:
+    """`items` in runs of `size`."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,225 @@
+"""Requests: what anybody may publish. Checked here, recorded once, and answered when an answer is asked for.
+
+There are two front doors and one path: a request published to its stream is handled from there; a request asked with
+NATS request-reply is put into that same stream first, with the asker's inbox as the place for the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from schemas import subjects
+from schemas.dead_letters import DeadReason
+from schemas.events import CancelRequested, TaskSubmitted
+from schemas.ids import (
+    MESSAGE_ID_LENGTH_MAX,
+    InvalidId,
+    check_resource_name,
+    check_token,
+    derived_task_name,
+    partition_of,
+)
+from schemas.requests import (
+    Accepted,
+    CancelTask,
+    DeleteTask,
+    InvalidRequest,
+    Limits,
+    RefusalCode,
+    Rejected,
+    Reply,
+    SubmitTask,
+    TaskSpec,
+    check_task_input,
+)
+from schemas.subjects import TaskSubjects
+from schemas.wire import Malformed, decode, encode
+from services.runtime.errors import Refused, RetryLater
+from services.runtime.ports import Outgoing, Signal
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import child_traceparent, is_traceparent
+
+if TYPE_CHECKING:
+    from services.planner.steps import Steps
+    from services.runtime.consumer import Inbound
+    from services.runtime.ports import Bus
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+_REPLY_SUBJECT = re.compile(r"_INBOX[A-Za-z0-9_.-]*")
+_BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[\.\.\.\]\.role`")
+
+
+class Requests:
+    """Handlers of requests."""
+
+    def __init__(self, bus: Bus, steps: Steps) -> None:
+        self._bus = bus
+        self._steps = steps
+
+    async def on_request(self, inbound: Inbound) -> None:
+        """A stored request: do it, answer if an answer is wanted; a refused one becomes a dead letter."""
+        _, _, namespace, verb = inbound.subject.split(".")
+        with log_ids(namespace=namespace):
+            try:
+                check_token("namespace", namespace)
+                reply = await self._do(namespace, verb, inbound)
+            except (InvalidId, InvalidRequest) as error:
+                reply = Rejected(code="invalid", error=str(error))
+            except Malformed as error:
+                reply = Rejected(code="malformed", error=_readable(error))
+        await self._answer(inbound.headers.get(subjects.REPLY_TO, ""), reply)
+        if isinstance(reply, Rejected):
+            raise Refused(reply.error, code=reply.code)
+
+    async def on_dead_request(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """A request that was given up; one that was refused has had its answer."""
+        if reason != "invalid_request":
+            text = f"the request could not be handled and is dead letter {inbound.seq}: {error}"
+            await self._answer(inbound.headers.get(subjects.REPLY_TO, ""), Rejected(code="unavailable", error=text))
+
+    async def on_ask(self, signal: Signal) -> None:
+        """A request by request-reply: store it; whoever handles it answers."""
+        _, _, namespace, verb = signal.subject.split(".")
+        headers = {
+            name: value for name, value in signal.headers.items() if name in (subjects.TRACEPARENT, subjects.REQUEST_ID)
+        }
+        if message_id := signal.headers.get(subjects.MSG_ID):
+            headers[subjects.REQUEST_ID] = message_id
+        try:
+            check_token("namespace", namespace)
+            if verb not in ("submit", "cancel", "delete"):
+                raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel and delete")
+            target = f"{subjects.PREFIX}.tasks.{namespace}.{verb}"
+            await self._bus.signals.store(target, signal.data, {**headers, subjects.REPLY_TO: signal.reply})
+        except (InvalidId, InvalidRequest) as error:
+            await self._answer(signal.reply, Rejected(code="invalid", error=str(error)))
+        except RetryLater as later:
+            text = f"the request could not be stored ({later}); send it again"
+            await self._answer(signal.reply, Rejected(code="unavailable", error=text))
+
+    async def _do(self, namespace: str, verb: str, inbound: Inbound) -> Reply:
+        match verb:
+            case "submit":
+                return await self._submit(namespace, inbound)
+            case "cancel":
+                return await self._cancel(namespace, _parse(inbound.data, CancelTask))
+            case "delete":
+                return await self._delete(namespace, _parse(inbound.data, DeleteTask))
+            case _:
+                raise InvalidRequest(f"there is no request {verb!r}")
+
+    async def _submit(self, namespace: str, inbound: Inbound) -> Reply:
+        request = _parse(inbound.data, SubmitTask)
+        spec = _checked(request)
+        name = request.name or derived_task_name(namespace, spec.agent, _source(inbound))
+        check_token("name", name)
+        task = self._task(namespace, name)
+        requester = inbound.headers.get(subjects.TRACEPARENT, "")
+        traceparent = child_traceparent(requester)
+        event = TaskSubmitted(
+            namespace=namespace,
+            task=name,
+            spec=spec,
+            at=inbound.at,
+            traceparent=traceparent,
+            parent_span=requester if is_traceparent(requester) else "",
+        )
+        log = self._bus.log(task.partition)
+        headers = {subjects.TRACEPARENT: traceparent}
+        if await log.record(Outgoing(task.submitted, encode(event), headers)) is not None:
+            logger.info("task %s accepted", name, extra={"action": "task.submitted", "task": name})
+            return Accepted(namespace=namespace, task=name)
+        existing = await log.get(task.submitted)
+        if existing is None:
+            raise RetryLater(f"task {namespace}/{name} is being written or removed", after_s=0.2)
+        if decode(existing.data, TaskSubmitted).spec != spec:
+            text = f"task {name!r} exists in namespace {namespace!r} and asks for something else; choose another name"
+            return Rejected(code="conflict", error=text)
+        return Accepted(namespace=namespace, task=name, created=False)
+
+    async def _cancel(self, namespace: str, request: CancelTask) -> Reply:
+        task = self._task(namespace, check_token("task", request.task))
+        log = self._bus.log(task.partition)
+        if await log.get(task.submitted) is None:
+            return _not_found(task)
+        event = CancelRequested(at=self._bus.clock.now(), by=request.by[:200], reason=request.reason[:1000])
+        await log.record(Outgoing(task.cancel, encode(event)))
+        return Accepted(namespace=namespace, task=request.task, created=False)
+
+    async def _delete(self, namespace: str, request: DeleteTask) -> Reply:
+        task = self._task(namespace, check_token("task", request.task))
+        if problem := await self._steps.remove(task):
+            return Rejected(code="not_found" if "there is no" in problem else "conflict", error=problem)
+        return Accepted(namespace=namespace, task=request.task, created=False)
+
+    def _task(self, namespace: str, name: str) -> TaskSubjects:
+        return TaskSubjects(partition_of(namespace, name, self._bus.partitions), namespace, name)
+
+    async def _answer(self, reply_to: str, reply: Reply) -> None:
+        """Answer, on inboxes only: a planner that published wherever it is told could be made to overwrite a state."""
+        if not reply_to:
+            return
+        if not _REPLY_SUBJECT.fullmatch(reply_to):
+            logger.warning("not answering on %r: not an inbox", reply_to[:80], extra={"action": "request.reply"})
+            return
+        try:
+            await self._bus.signals.publish(reply_to, encode(reply))
+        except RetryLater as later:
+            logger.warning("could not answer a request: %s", later, extra={"action": "request.reply"})
+
+
+def _not_found(task: TaskSubjects) -> Rejected:
+    code: RefusalCode = "not_found"
+    return Rejected(code=code, error=f"there is no task {task.task!r} in namespace {task.namespace!r}")
+
+
+def _source(inbound: Inbound) -> str:
+    """What a derived name derives from: the message id, or else the place and time of the request in its stream."""
+    message_id = inbound.headers.get(subjects.REQUEST_ID) or inbound.headers.get(subjects.MSG_ID)
+    if message_id is None:
+        return f"seq:{inbound.seq}:{inbound.at.isoformat()}"
+    if len(message_id) > MESSAGE_ID_LENGTH_MAX:
+        raise InvalidRequest(f"the message id has {len(message_id)} characters; {MESSAGE_ID_LENGTH_MAX} at most")
+    return f"id:{message_id}"
+
+
+def _parse(data: bytes, kind: type[R]) -> R:
+    if not data.strip():
+        raise Malformed("the request is empty; it must be a JSON object")
+    return decode(data, kind)
+
+
+def _readable(error: Malformed) -> str:
+    text = str(error)
+    if match := _BAD_ROLE.fullmatch(text):
+        return f"invalid role in contextWindow: {match[1]}"
+    return f"Invalid request body: {text}"
+
+
+def _checked(request: SubmitTask) -> TaskSpec:
+    if not request.agent_name:
+        raise InvalidRequest("agentName is required")
+    check_resource_name("agentName", request.agent_name)
+    check_task_input(request.user_message, request.context_window)
+    _check_limits(request.limits)
+    return TaskSpec(
+        agent=request.agent_name,
+        user_message=request.user_message,
+        context_window=request.context_window,
+        limits=request.limits,
+        labels=request.labels,
+        contact_channel=request.contact_channel_ref,
+    )
+
+
+def _check_limits(limits: Limits) -> None:
+    for field in msgspec.structs.fields(limits):
+        value = getattr(limits, field.name)
+        if value is not None and not value > 0:
+            raise InvalidRequest(f"limits.{field.encode_name} is {value}; it must be more than 0")

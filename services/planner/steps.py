@@ -1,0 +1,148 @@
+"""One step of a task: load, decide, commit, ensure. Every way in which a task moves ends here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from schemas.events import ConversationStarted, TaskSubmitted
+from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
+from schemas.wire import decode, encode
+from services.planner.agents import Agents, first_messages
+from services.planner.core.inputs import AgentReady, AgentUnready, ConversationPinned, Input
+from services.planner.core.machine import Impossible, transition
+from services.planner.core.policy import budget_of, deadline_of
+from services.planner.table import ABSENT, Held, TaskTable
+from services.runtime.errors import Broken, Conflict, RetryLater
+from services.runtime.ports import Outgoing
+from services.runtime.telemetry.traces import trace_headers
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Bus
+    from services.runtime.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+CONFLICTS_MAX = 8
+"""Lost races of one step before the message is handed back."""
+
+Decide = Callable[[State | None], Awaitable[Input | None]]
+"""What happened, seen from a state; None when it is not (yet) anything for this state."""
+
+
+class Steps:
+    """Moves tasks. One step of a task at a time in this replica; between replicas, the revision decides."""
+
+    def __init__(self, bus: Bus, table: TaskTable, agents: Agents, metrics: Metrics) -> None:
+        self._bus = bus
+        self._table = table
+        self._agents = agents
+        self._metrics = metrics
+        self._locks: WeakValueDictionary[TaskSubjects, asyncio.Lock] = WeakValueDictionary()
+
+    async def step(self, task: TaskSubjects, decide: Decide, *, at_least: int, again: bool = False) -> bool:
+        """Move a task by what `decide` says; False if that changes nothing.
+
+        `again`: the cause may have been handled before by somebody who then died, so what must be under way is
+        ensured even if the state stays. Raises `Broken` for an input that cannot be.
+        """
+        lock = self._locks.setdefault(task, asyncio.Lock())
+        async with lock:
+            cached = self._table.cached(task)
+            if cached is not None and await self._try_cached(task, cached, decide):
+                return True
+            for _ in range(CONFLICTS_MAX):
+                held = await self._table.load(task, at_least)
+                try:
+                    moved = await self._move(task, held, decide)
+                except Conflict:
+                    self._metrics.conflicts.inc()
+                    continue
+                except Impossible as impossible:
+                    raise Broken(f"task {task.namespace}/{task.task}: {impossible}") from impossible
+                if not moved and again and held.state is not None:
+                    await self._table.ensure(task, held.state)
+                return moved
+        raise RetryLater(f"task {task.namespace}/{task.task} changed {CONFLICTS_MAX} times meanwhile", after_s=0.2)
+
+    async def _try_cached(self, task: TaskSubjects, held: Held, decide: Decide) -> bool:
+        try:
+            return await self._move(task, held, decide)
+        except (Conflict, Impossible):
+            self._table.forget(task)
+            return False
+
+    async def _move(self, task: TaskSubjects, held: Held, decide: Decide) -> bool:
+        happened = await decide(held.state)
+        if happened is None:
+            return False
+        state = transition(held.state, happened)
+        if state is held.state:
+            return False
+        await self._table.commit(task, held, await self._with_agent(task, held.state, state))
+        return True
+
+    async def look_at_agent(self, task: TaskSubjects) -> bool:
+        """Move a task that waits for its agent, if that has become ready or waits for something else now."""
+
+        async def decide(state: State | None) -> Input | None:
+            if not isinstance(state, Initializing | Waiting):
+                return None
+            now = self._bus.clock.now()
+            if problem := self._agents.problem(state.namespace, state.agent):
+                return AgentUnready(reason=problem, at=now)
+            return AgentReady(at=now) if isinstance(state, Waiting) and state.turn else await self._pin(task, state)
+
+        return await self.step(task, decide, at_least=0)
+
+    async def _with_agent(self, task: TaskSubjects, old: State | None, state: State) -> State:
+        """`state`, or what becomes of it by how its agent is now."""
+        if not isinstance(state, Initializing | AwaitingModel) or isinstance(old, Waiting):
+            return state
+        if problem := self._agents.problem(state.namespace, state.agent):
+            return transition(state, AgentUnready(reason=problem, at=self._bus.clock.now()))
+        if isinstance(state, Initializing):
+            return transition(state, await self._pin(task, state))
+        return state
+
+    async def _pin(self, task: TaskSubjects, state: Initializing | Waiting) -> ConversationPinned:
+        """Record what the conversation starts with: once, whatever becomes of the agent later."""
+        agent = self._agents.get(state.namespace, state.agent)
+        if agent is None:
+            raise RetryLater(f"agent {state.namespace}/{state.agent} has just gone", after_s=0.5)
+        log = self._bus.log(task.partition)
+        (recorded,) = await log.read([state.submitted_seq])
+        spec = decode(recorded.data, TaskSubmitted).spec
+        started = ConversationStarted(messages=first_messages(agent, spec))
+        seq = await log.record(Outgoing(task.context, encode(started), trace_headers()))
+        if seq is None:
+            existing = await log.get(task.context, at_least=state.submitted_seq)
+            if existing is None:
+                raise RetryLater(f"the context of task {task.namespace}/{task.task} is not readable yet", after_s=0.2)
+            seq = existing.seq
+        return ConversationPinned(
+            seq=seq,
+            budget=budget_of(spec.limits, agent.spec.limits),
+            deadline=deadline_of(agent.spec.limits, state.created_at),
+            at=self._bus.clock.now(),
+        )
+
+    async def remove(self, task: TaskSubjects) -> str:
+        """Remove an ended task and all that is stored about it; why it cannot be removed, or empty."""
+        lock = self._locks.setdefault(task, asyncio.Lock())
+        async with lock:
+            held = await self._table.load(task, 0)
+            if held is ABSENT:
+                return f"there is no task {task.task!r} in namespace {task.namespace!r}"
+            if not isinstance(held.state, FinalAnswer | Failed | Cancelled):
+                return f"task {task.task!r} has not ended; cancel it first"
+            log = self._bus.log(task.partition)
+            for subject in task.everything:
+                await log.purge(subject)
+            await self._bus.timers.cancel(task.timers)
+            self._table.forget(task)
+        return ""

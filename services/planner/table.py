@@ -1,0 +1,186 @@
+"""The table of tasks: loads a state, commits the next one with all it needs, and tells those who watch.
+
+The order of a commit is fixed: timers, then the state at its revision together with its commands, then what may be
+lost (live events, metrics). A crash at any point is repaired by whoever looks at the task next, because commands and
+timers are functions of the state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, assert_never
+
+from schemas.commands import CallModel, RunTool
+from schemas.events import TimerFired, ToolFinished
+from schemas.live import TaskChanged
+from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State
+from schemas.task_view import describe_state
+from schemas.wire import decode, encode
+from services.planner.core.outstanding import Outstanding, Timer, outstanding, timers
+from services.runtime.errors import RetryLater
+from services.runtime.ports import Change, Outgoing
+from services.runtime.telemetry.traces import trace_headers
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Bus
+    from services.runtime.telemetry.metrics import Metrics
+    from services.runtime.telemetry.traces import Traces
+
+logger = logging.getLogger(__name__)
+
+CACHED_MAX = 20_000
+"""States kept in memory. A cached state only saves a read: every write is fenced by its revision."""
+
+
+class Held(NamedTuple):
+    """A state and the revision it was read at; no state at revision 0."""
+
+    revision: int
+    state: State | None
+
+
+ABSENT = Held(0, None)
+
+
+class TaskTable:
+    """States of tasks, on the bus."""
+
+    def __init__(self, bus: Bus, metrics: Metrics, traces: Traces) -> None:
+        self._bus = bus
+        self._metrics = metrics
+        self._traces = traces
+        self._cache: OrderedDict[TaskSubjects, Held] = OrderedDict()
+
+    def cached(self, task: TaskSubjects) -> Held | None:
+        """The state as this replica last saw it. It may be old: good for trying, never for refusing."""
+        held = self._cache.get(task)
+        if held is not None:
+            self._cache.move_to_end(task)
+        return held
+
+    async def load(self, task: TaskSubjects, at_least: int) -> Held:
+        """The state as of a replica of the stream that knows `at_least`."""
+        entry = await self._bus.log(task.partition).get(task.state, at_least=at_least)
+        if entry is None:
+            self._cache.pop(task, None)
+            return ABSENT
+        return self._remember(task, Held(entry.seq, decode(entry.data, State)))  # type: ignore[arg-type]  # a union is a type to msgspec
+
+    def forget(self, task: TaskSubjects) -> None:
+        """Drop what is cached of a task."""
+        self._cache.pop(task, None)
+
+    async def commit(self, task: TaskSubjects, held: Held, state: State) -> Held:
+        """Write the next state; raises `Conflict` if `held` is not the newest one."""
+        old = timers(held.state) if held.state is not None else ()
+        for timer in timers(state):
+            if timer not in old:
+                await self.set_timer(task, timer)
+        headers = trace_headers()
+        change = Change(
+            state=Outgoing(task.state, encode(state), headers),
+            expected=held.revision,
+            ensure=tuple(_outgoing(task, wanted, headers) for wanted in outstanding(state)),
+        )
+        with self._metrics.commit_seconds.time():
+            revision = await self._bus.log(task.partition).commit(change)
+        new = self._remember(task, Held(revision, state))
+        await self._announce(task, held, new, state)
+        return new
+
+    async def ensure(self, task: TaskSubjects, state: State) -> int:
+        """Ensure what must be under way for a state; how many things were not."""
+        log = self._bus.log(task.partition)
+        headers = trace_headers()
+        missing = 0
+        for wanted in outstanding(state):
+            if await log.record(_outgoing(task, wanted, headers)) is not None:
+                missing += 1
+        return missing
+
+    async def set_timer(self, task: TaskSubjects, timer: Timer) -> None:
+        """Set a wake-up, replacing the one of the same id."""
+        fired = TimerFired(timer=timer.kind, due=timer.due, turn=timer.turn, attempt=timer.attempt)
+        await self._bus.timers.set(
+            task.timer(timer.id), task.timer_fired(timer.id), timer.due, encode(fired), trace_headers()
+        )
+
+    def _remember(self, task: TaskSubjects, held: Held) -> Held:
+        if isinstance(held.state, FinalAnswer | Failed | Cancelled):
+            self._cache.pop(task, None)
+            return held
+        self._cache[task] = held
+        self._cache.move_to_end(task)
+        if len(self._cache) > CACHED_MAX:
+            self._cache.popitem(last=False)
+        return held
+
+    async def _announce(self, task: TaskSubjects, old: Held, new: Held, state: State) -> None:
+        """Tell those who watch. All of it may be lost; none of it is relied on."""
+        view = describe_state(state)
+        self._metrics.transitions.labels(view.phase).inc()
+        if old.state is not None:
+            seconds = (state.updated_at - old.state.updated_at).total_seconds()
+            self._metrics.phase_seconds.labels(describe_state(old.state).phase).observe(max(seconds, 0))
+        logger.info("%s: %s", view.phase, view.status_detail, extra={"action": "task.step", "revision": new.revision})
+        changed = TaskChanged(
+            phase=view.phase,
+            status=view.status,
+            status_detail=view.status_detail,
+            reason=view.reason,
+            revision=new.revision,
+            at=state.updated_at,
+        )
+        try:
+            await self._bus.signals.publish(task.live, encode(changed))
+            if isinstance(state, FinalAnswer | Failed | Cancelled):
+                await self._ended(task, old.state, state)
+        except RetryLater as later:
+            logger.warning("could not tell watchers: %s", later, extra={"action": "task.announce"})
+
+    async def _ended(self, task: TaskSubjects, old: State | None, state: FinalAnswer | Failed | Cancelled) -> None:
+        self.end_span(state)
+        seconds = (state.ended_at - state.created_at).total_seconds()
+        self._metrics.task_seconds.labels(describe_state(state).phase).observe(max(seconds, 0))
+        if isinstance(old, AwaitingModel | AwaitingTools) and not isinstance(state, FinalAnswer):
+            await self._bus.signals.publish(task.stop, b"")
+        if old is not None and timers(old):
+            await self._bus.timers.cancel(task.timers)
+
+    def end_span(self, state: FinalAnswer | Failed | Cancelled) -> None:
+        """Export the span that stands for the whole task."""
+        view = describe_state(state)
+        self._traces.finished(
+            f"invoke_agent {state.agent}",
+            state.traceparent,
+            parent=state.parent_span,
+            start=state.created_at,
+            end=state.ended_at,
+            attributes={
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.agent.name": state.agent,
+                "gen_ai.conversation.id": f"{state.namespace}/{state.task}",
+                "gen_ai.usage.input_tokens": state.spend.input_tokens,
+                "gen_ai.usage.output_tokens": state.spend.output_tokens,
+                "holdfast.namespace": state.namespace,
+                "holdfast.task": state.task,
+                "holdfast.phase": view.phase,
+                "holdfast.turns": state.turn,
+            },
+            error=view.error,
+        )
+
+
+def _outgoing(task: TaskSubjects, wanted: Outstanding, headers: dict[str, str]) -> Outgoing:
+    match wanted:
+        case CallModel(turn=turn, attempt=attempt):
+            subject = task.model_command(turn, attempt)
+        case RunTool(request=request, n=n):
+            subject = task.tool_command(request, n)
+        case ToolFinished(request=request, n=n):
+            subject = task.tool_event(request, n)
+        case _:
+            assert_never(wanted)
+    return Outgoing(subject, encode(wanted), headers)
