@@ -1,0 +1,99 @@
+# Plain commands under short names. `make` alone lists them.
+# Each target prepares what it needs: a virtual environment from the hash-locked requirements, redone when a lock changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Another interpreter: make PYTHON=/path/to/python3.13 test
+PYTHON ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+DEV := $(VENV)/.ready-dev
+# The development environment holds all that the demonstration needs, so one that exists serves both.
+DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
+
+.PHONY: help demo test unit check fmt schemas sim chaos bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DEMO) ## An agent with real MCP servers, a SIGKILL in the middle, and the task still ends, once
+	@$(BIN)/holdfast demo $(ARGS)
+
+test: $(DEV) ## All tests, with small budgets for those that could go on for ever
+	$(BIN)/pytest $(ARGS)
+
+unit: $(DEV) ## The tests that need no server: seconds
+	$(BIN)/pytest tests/unit tests/property $(ARGS)
+
+check: $(DEV) ## Format, lint, types (mypy and pyright, strict, tests included), generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/python -m schemas.export --check
+
+fmt: $(DEV) ## Format, and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: $(DEV) ## Regenerate schemas/generated
+	$(BIN)/python -m schemas.export
+
+sim: $(DEV) ## Simulated crashes over many seeds: SEEDS=1000, or one of them again: SEED=12345
+	SEEDS="$(or $(SEEDS),1000)" SEED="$(SEED)" $(BIN)/pytest tests/chaos/simulated $(ARGS)
+
+chaos: $(DEV) ## Real processes and a real server, killed with SIGKILL: KILLS=200
+	KILLS="$(or $(KILLS),200)" $(BIN)/pytest tests/chaos/live $(ARGS)
+
+bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## Remove what was built, the environment included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments -----------------------------------------------------------------------
+
+$(BIN)/python:
+	@found=""; \
+	for candidate in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11; do \
+		[ -n "$$candidate" ] || continue; \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found="$$candidate"; break; fi; \
+		if [ "$$candidate" = "$(PYTHON)" ]; then \
+			echo "error: PYTHON=$(PYTHON) is not a Python 3.11 or newer" >&2; exit 1; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "error: Holdfast needs Python 3.11 or newer; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; \
+		echo "       Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+		echo "error: $$found has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "creating $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV)
+
+$(VENV)/.ready-%: requirements/%.txt pyproject.toml | $(BIN)/python
+	@echo "installing requirements/$*.txt"
+	@$(PIP) install --quiet --require-hashes -r requirements/$*.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# --- locks ------------------------------------------------------------------------------
+
+PIP_TOOLS := pip-tools==7.6.2
+LOCK_TOOLS := build/lock-tools
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_TOOLS)/bin/pip-compile --quiet --strip-extras --generate-hashes \
+	--allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(ARGS)
+
+lock: $(BIN)/python ## Compile the locks from pyproject.toml; ARGS=--upgrade for newer versions
+	@[ -x $(LOCK_TOOLS)/bin/pip-compile ] || { $(BIN)/python -m venv --clear $(LOCK_TOOLS); \
+		$(LOCK_TOOLS)/bin/pip install --quiet --disable-pip-version-check $(PIP_TOOLS); }
+	$(COMPILE) --output-file requirements/runtime.txt pyproject.toml
+	$(COMPILE) --extra demo --build-deps-for editable -c requirements/runtime.txt --output-file requirements/demo.txt pyproject.toml
+	$(COMPILE) --extra demo --extra dev --build-deps-for editable -c requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
