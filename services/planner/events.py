@@ -14,6 +14,7 @@ from schemas.events import (
     TaskSubmitted,
     TimerFired,
     ToolFinished,
+    decode_task_event,
 )
 from schemas.subjects import TaskSubjects, task_of
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, Waiting
@@ -31,6 +32,7 @@ from services.planner.core.inputs import (
 )
 from services.planner.core.outstanding import Timer
 from services.planner.core.policy import recheck_after
+from services.planner.steps import NOT_YET, NotYet
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_id
 
@@ -58,7 +60,7 @@ class Events:
     async def on_event(self, inbound: Inbound) -> None:
         """A fact about a task: step it."""
         task = task_of(inbound.subject)
-        event: TaskEvent = decode(inbound.data, TaskEvent)  # type: ignore[arg-type]  # a union is a type to msgspec
+        event = decode_task_event(inbound.data)
         name = type(event).__name__
         parent = inbound.headers.get("traceparent", "")
         with (
@@ -81,7 +83,7 @@ class Events:
                 await self._ignored(task, inbound, name)
 
     def _decide(self, task: TaskSubjects, inbound: Inbound, event: TaskEvent) -> Decide:
-        async def decide(state: State | None) -> Input | None:
+        async def decide(state: State | None) -> Input | NotYet | None:
             if state is None and not isinstance(event, TaskSubmitted):
                 return None
             match event:
@@ -102,15 +104,15 @@ class Events:
 
     async def _join(
         self, task: TaskSubjects, inbound: Inbound, event: ToolFinished, state: State | None
-    ) -> ToolsAnswered | None:
-        """The results of a request, if this was the last of them. The recorded results are the join; nothing else is."""
+    ) -> ToolsAnswered | NotYet | None:
+        """The results of a request, if this was the last of them. The recorded results are the join."""
         if not isinstance(state, AwaitingTools) or state.request != event.request:
             return None
         if len(state.calls) == 1:
             return ToolsAnswered(request=event.request, seqs=(inbound.seq,), at=event.at)
         results = await self._bus.log(task.partition).last([task.tool_events(event.request)], at_least=inbound.seq)
         if len(results) < len(state.calls):
-            return None
+            return NOT_YET
         places = {entry.subject: entry.seq for entry in results}
         seqs = tuple(places[task.tool_event(event.request, call.n)] for call in state.calls)
         return ToolsAnswered(request=event.request, seqs=seqs, at=event.at)

@@ -24,8 +24,9 @@ from schemas.task import (
     RetryingModel,
     State,
     Waiting,
+    decode_state,
 )
-from schemas.wire import Malformed, decode
+from schemas.wire import Malformed
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, RetryLater
 from services.runtime.tasks import Tasks
@@ -110,7 +111,7 @@ class Reconciler:
         for chunk in _chunks(subjects, CHUNK):
             for entry in await log.last(chunk):
                 try:
-                    found.append((entry, decode(entry.data, State)))  # type: ignore[arg-type]  # a union is a type to msgspec
+                    found.append((entry, decode_state(entry.data)))
                 except Malformed as error:
                     logger.error("state %s is malformed: %s", entry.subject, error, extra={"action": "reconcile"})  # noqa: TRY400 - the text says it all
                     self._metrics.repaired.labels("malformed").inc()
@@ -146,7 +147,7 @@ class Reconciler:
                 assert_never(state)
 
     async def _look_for_event(self, task: TaskSubjects, state: Live, filters: list[str]) -> None:
-        """If the outcome that a task waits for is recorded, its event was lost; otherwise its commands must be there."""
+        """If the outcome that a task waits for is recorded, its event was lost; else its commands must be there."""
         log = self._bus.log(task.partition)
         results = await log.last(filters)
         if results and self._bus.clock.now() - results[-1].at > GRACE:

@@ -93,9 +93,7 @@ class Requests:
             headers[subjects.REQUEST_ID] = message_id
         try:
             check_token("namespace", namespace)
-            if verb not in ("submit", "cancel", "delete"):
-                raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel and delete")
-            target = f"{subjects.PREFIX}.tasks.{namespace}.{verb}"
+            target = _stored_subject(namespace, verb)
             await self._bus.signals.store(target, signal.data, {**headers, subjects.REPLY_TO: signal.reply})
         except (InvalidId, InvalidRequest) as error:
             await self._answer(signal.reply, Rejected(code="invalid", error=str(error)))
@@ -172,6 +170,18 @@ class Requests:
             await self._bus.signals.publish(reply_to, encode(reply))
         except RetryLater as later:
             logger.warning("could not answer a request: %s", later, extra={"action": "request.reply"})
+
+
+def _stored_subject(namespace: str, verb: str) -> str:
+    match verb:
+        case "submit":
+            return subjects.submit(namespace)
+        case "cancel":
+            return subjects.cancel(namespace)
+        case "delete":
+            return subjects.delete(namespace)
+        case _:
+            raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel and delete")
 
 
 def _not_found(task: TaskSubjects) -> Rejected:

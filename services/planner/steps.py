@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from schemas.events import ConversationStarted, TaskSubmitted
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
@@ -30,8 +32,15 @@ logger = logging.getLogger(__name__)
 CONFLICTS_MAX = 8
 """Lost races of one step before the message is handed back."""
 
-Decide = Callable[[State | None], Awaitable[Input | None]]
-"""What happened, seen from a state; None when it is not (yet) anything for this state."""
+
+class NotYet(msgspec.Struct, frozen=True):
+    """The state waits for more than what is there: nothing to do, and no newer state could say otherwise."""
+
+
+NOT_YET = NotYet()
+
+Decide = Callable[[State | None], Awaitable[Input | NotYet | None]]
+"""What happened, seen from a state; None when it is nothing for this state."""
 
 
 class Steps:
@@ -53,8 +62,8 @@ class Steps:
         lock = self._locks.setdefault(task, asyncio.Lock())
         async with lock:
             cached = self._table.cached(task)
-            if cached is not None and await self._try_cached(task, cached, decide):
-                return True
+            if cached is not None and (moved := await self._try_cached(task, cached, decide)) is not None:
+                return moved
             for _ in range(CONFLICTS_MAX):
                 held = await self._table.load(task, at_least)
                 try:
@@ -69,17 +78,23 @@ class Steps:
                 return moved
         raise RetryLater(f"task {task.namespace}/{task.task} changed {CONFLICTS_MAX} times meanwhile", after_s=0.2)
 
-    async def _try_cached(self, task: TaskSubjects, held: Held, decide: Decide) -> bool:
+    async def _try_cached(self, task: TaskSubjects, held: Held, decide: Decide) -> bool | None:
+        """Whether the task moved, or None if only the newest state can tell."""
         try:
-            return await self._move(task, held, decide)
+            happened = await decide(held.state)
+            if isinstance(happened, NotYet):
+                return False
+            if happened is not None and await self._apply(task, held, happened):
+                return True
         except (Conflict, Impossible):
             self._table.forget(task)
-            return False
+        return None
 
     async def _move(self, task: TaskSubjects, held: Held, decide: Decide) -> bool:
         happened = await decide(held.state)
-        if happened is None:
-            return False
+        return happened is not None and not isinstance(happened, NotYet) and await self._apply(task, held, happened)
+
+    async def _apply(self, task: TaskSubjects, held: Held, happened: Input) -> bool:
         state = transition(held.state, happened)
         if state is held.state:
             return False

@@ -15,9 +15,9 @@ from schemas.commands import CallModel, RunTool
 from schemas.events import TimerFired, ToolFinished
 from schemas.live import TaskChanged
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State
+from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.task_view import describe_state
-from schemas.wire import decode, encode
+from schemas.wire import encode
 from services.planner.core.outstanding import Outstanding, Timer, outstanding, timers
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Change, Outgoing
@@ -66,7 +66,7 @@ class TaskTable:
         if entry is None:
             self._cache.pop(task, None)
             return ABSENT
-        return self._remember(task, Held(entry.seq, decode(entry.data, State)))  # type: ignore[arg-type]  # a union is a type to msgspec
+        return self._remember(task, Held(entry.seq, decode_state(entry.data)))
 
     def forget(self, task: TaskSubjects) -> None:
         """Drop what is cached of a task."""

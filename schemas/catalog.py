@@ -1,0 +1,391 @@
+"""The catalogue: who says what to whom, where it is stored, how it is delivered, and within which limits.
+
+One `Channel` for each kind of subject. The addresses are made by the functions of `subjects.py` from placeholders, so
+they cannot differ from what is published. `export.py` turns this table into an AsyncAPI document.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast
+
+import msgspec
+
+from schemas import subjects
+from schemas.commands import CallModel, RunTool
+from schemas.dead_letters import DeadLetter, FailedAttempt
+from schemas.events import (
+    CancelRequested,
+    ConversationStarted,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    TimerFired,
+    ToolFinished,
+    ToolStarted,
+)
+from schemas.live import TaskChanged, TextDelta, ToolProgress
+from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
+from schemas.resources import LLM, Agent, ContactChannel, MCPServer, ResourceStatus
+from schemas.subjects import TaskSubjects
+from schemas.task import (
+    AwaitingModel,
+    AwaitingTools,
+    Cancelled,
+    Failed,
+    FinalAnswer,
+    Initializing,
+    RetryingModel,
+    Waiting,
+)
+
+Party = Literal["client", "cli", "planner", "llm-gateway", "tool-executor", "every-service", "nats-server"]
+"""`client`: whoever asks for tasks, with any NATS client. `every-service`: the runtime that all of them share."""
+
+Delivery = Literal["recorded-once", "at-revision", "deduplicated", "scheduled", "last-value", "at-most-once"]
+"""How a message is written, and so how often it can be there.
+
+- `recorded-once`: on a subject of its own, which must not exist yet. Saying it again changes nothing, for as long as
+  the message is kept. Consumers may see it more than once.
+- `at-revision`: replaces the newest message of its subject, if that is the one its writer has seen.
+- `deduplicated`: stored each time it is published, except when its `Nats-Msg-Id` repeats within the window.
+- `scheduled`: the server publishes it at its time or later, at least once.
+- `last-value`: replaces the newest message of its subject.
+- `at-most-once`: not stored; whoever listens hears it.
+"""
+
+Kept = Literal["with its task", "until it fires", "a day", "30 days", "until it is deleted", "not at all"]
+
+KIB = 1024
+MIB = 1024 * KIB
+STATE_BYTES_MAX = 64 * KIB
+"""A state holds no text of the conversation; what grows is eight bytes or so for each of its messages."""
+SMALL_BYTES_MAX = 4 * KIB
+"""A message that only names things."""
+LIVE_BYTES_MAX = 64 * KIB
+PAYLOAD_BYTES_MAX = 64 * MIB
+"""Anything that carries text. Above what the server takes at once, it travels through the object store."""
+
+
+class Channel(NamedTuple):
+    """One kind of subject and what is said on it."""
+
+    name: str
+    address: str
+    """The subject, with `{placeholders}`; empty where the asker chooses it."""
+    title: str
+    messages: tuple[type[msgspec.Struct], ...]
+    """Empty: a signal without a body."""
+    published_by: tuple[Party, ...]
+    consumed_by: tuple[Party, ...]
+    delivery: Delivery
+    kept: Kept
+    bytes_max: int
+    stream: str = ""
+    """With a `{placeholder}` for the partition; empty where nothing is stored."""
+    consumer: str = ""
+    """The durable consumer that delivers it; empty where it is read by subject or sequence, watched or subscribed."""
+    reply: str = ""
+    """The channel of the answers."""
+
+
+_PARTITION = cast("int", "{partition}")  # a placeholder where the functions expect a number; they only print it
+_SEQ = cast("int", "{seq}")
+_DELIVERY = cast("int", "{delivery}")
+_TURN = cast("int", "{turn}")
+_ATTEMPT = cast("int", "{attempt}")
+_CALL = cast("int", "{n}")
+_NAMESPACE = "{namespace}"
+_TASK = TaskSubjects(_PARTITION, _NAMESPACE, "{task}")
+_TASK_STREAM = subjects.task_stream(_PARTITION)
+_RESOURCES = f"$KV.{subjects.RESOURCES_BUCKET}."
+_RESOURCES_STREAM = f"KV_{subjects.RESOURCES_BUCKET}"
+
+STATES = (Initializing, Waiting, AwaitingModel, RetryingModel, AwaitingTools, FinalAnswer, Failed, Cancelled)
+
+PLACEHOLDERS = {
+    "partition": "The number of the task's partition: CRC-32 of `namespace/task`, modulo the number of partitions.",
+    "namespace": "The tenant; letters, digits, `-` and `_`, 63 characters at most.",
+    "task": "The task's name; letters, digits, `-` and `_`, 63 characters at most.",
+    "turn": "The turn of the conversation, from 1.",
+    "attempt": "The attempt at the model call, from 1.",
+    "request": "The batch of tool calls of one model answer: `r<turn>`.",
+    "n": "The tool call's place in its answer, from 1.",
+    "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
+    "kind": "The resource's kind.",
+    "name": "The resource's name.",
+    "stream": "The stream that holds the dead message.",
+    "seq": "Its sequence there.",
+    "delivery": "Which delivery of the message failed, from 1.",
+}
+
+_TASK_CHANNELS = (
+    Channel(
+        name="task-state",
+        address=_TASK.state,
+        title="The state of a task: the one truth about it",
+        messages=STATES,
+        published_by=("planner",),
+        consumed_by=("planner", "llm-gateway", "cli"),
+        delivery="at-revision",
+        kept="with its task",
+        bytes_max=STATE_BYTES_MAX,
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="model-commands",
+        address=_TASK.model_command(_TURN, _ATTEMPT),
+        title="Call the model for a turn",
+        messages=(CallModel,),
+        published_by=("planner",),
+        consumed_by=("llm-gateway",),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.LLM_GATEWAY,
+    ),
+    Channel(
+        name="tool-commands",
+        address=_TASK.tool_command("{request}", _CALL),
+        title="Run a tool call of a model answer",
+        messages=(RunTool,),
+        published_by=("planner",),
+        consumed_by=("tool-executor",),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.TOOL_EXECUTOR,
+    ),
+    Channel(
+        name="task-submissions",
+        address=_TASK.submitted,
+        title="A task was asked for, and the request was valid",
+        messages=(TaskSubmitted,),
+        published_by=("planner",),
+        consumed_by=("planner", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=PAYLOAD_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="model-events",
+        address=_TASK.model_event(_TURN, _ATTEMPT),
+        title="The outcome of a model call",
+        messages=(ModelAnswered, ModelFailed),
+        published_by=("llm-gateway",),
+        consumed_by=("planner", "llm-gateway", "tool-executor", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=PAYLOAD_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="tool-events",
+        address=_TASK.tool_event("{request}", _CALL),
+        title="The one result of a tool call",
+        messages=(ToolFinished,),
+        published_by=("tool-executor", "planner"),
+        consumed_by=("planner", "llm-gateway", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=PAYLOAD_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="task-cancellations",
+        address=_TASK.cancel,
+        title="Somebody asked to cancel the task",
+        messages=(CancelRequested,),
+        published_by=("planner",),
+        consumed_by=("planner", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="task-context",
+        address=_TASK.context,
+        title="The messages that the conversation starts with, pinned",
+        messages=(ConversationStarted,),
+        published_by=("planner",),
+        consumed_by=("planner", "llm-gateway", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        bytes_max=PAYLOAD_BYTES_MAX,
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="tool-ledger",
+        address=_TASK.ledger("{request}", _CALL),
+        title="The effects ledger: a call that must not be performed twice was started",
+        messages=(ToolStarted,),
+        published_by=("tool-executor",),
+        consumed_by=("tool-executor",),
+        delivery="at-revision",
+        kept="with its task",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="timers-set",
+        address=_TASK.timer("{timer}"),
+        title="A wake-up is set; setting it again replaces it",
+        messages=(TimerFired,),
+        published_by=("planner",),
+        consumed_by=("nats-server",),
+        delivery="last-value",
+        kept="until it fires",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=subjects.TIMERS_STREAM,
+    ),
+    Channel(
+        name="timers-fired",
+        address=_TASK.timer_fired("{timer}"),
+        title="A wake-up; the state says whether it still counts",
+        messages=(TimerFired,),
+        published_by=("nats-server",),
+        consumed_by=("planner",),
+        delivery="scheduled",
+        kept="a day",
+        bytes_max=SMALL_BYTES_MAX,
+        stream=subjects.TIMERS_STREAM,
+        consumer=subjects.PLANNER_TIMERS,
+    ),
+    Channel(
+        name="task-live",
+        address=_TASK.live,
+        title="What happens in a task, for those who watch: streamed text, progress, transitions",
+        messages=(TextDelta, ToolProgress, TaskChanged),
+        published_by=("planner", "llm-gateway", "tool-executor"),
+        consumed_by=("client", "cli"),
+        delivery="at-most-once",
+        kept="not at all",
+        bytes_max=LIVE_BYTES_MAX,
+    ),
+    Channel(
+        name="task-stop",
+        address=_TASK.stop,
+        title="The task has ended: stop working for it",
+        messages=(),
+        published_by=("planner",),
+        consumed_by=("llm-gateway", "tool-executor"),
+        delivery="at-most-once",
+        kept="not at all",
+        bytes_max=0,
+    ),
+)
+
+
+def _request_channels(verb: str, message: type[msgspec.Struct], what: str, bytes_max: int) -> tuple[Channel, Channel]:
+    stored = {"submit": subjects.submit, "cancel": subjects.cancel, "delete": subjects.delete}[verb]
+    return (
+        Channel(
+            name=f"{verb}-requests",
+            address=stored(_NAMESPACE),
+            title=f"{what}: published, stored, and answered on `{subjects.REPLY_TO}` if that is given",
+            messages=(message,),
+            published_by=("client", "cli", "planner"),
+            consumed_by=("planner",),
+            delivery="deduplicated",
+            kept="30 days",
+            bytes_max=bytes_max,
+            stream=subjects.REQUESTS_STREAM,
+            consumer=subjects.PLANNER_REQUESTS,
+            reply="replies",
+        ),
+        Channel(
+            name=f"{verb}-asks",
+            address=subjects.ask(_NAMESPACE, verb),
+            title=f"{what}: by NATS request and reply",
+            messages=(message,),
+            published_by=("client", "cli"),
+            consumed_by=("planner",),
+            delivery="at-most-once",
+            kept="not at all",
+            bytes_max=bytes_max,
+            reply="replies",
+        ),
+    )
+
+
+_REQUEST_CHANNELS = (
+    *_request_channels("submit", SubmitTask, "Start a task", MIB),
+    *_request_channels("cancel", CancelTask, "Cancel a task", SMALL_BYTES_MAX),
+    *_request_channels("delete", DeleteTask, "Remove an ended task", SMALL_BYTES_MAX),
+    Channel(
+        name="replies",
+        address="",
+        title="The answer to a request, on the inbox that the request names",
+        messages=(Accepted, Rejected),
+        published_by=("planner",),
+        consumed_by=("client", "cli"),
+        delivery="at-most-once",
+        kept="not at all",
+        bytes_max=SMALL_BYTES_MAX,
+    ),
+)
+
+_OTHER_CHANNELS = (
+    Channel(
+        name="dead-letters",
+        address=subjects.dead_letter("{stream}", _SEQ),
+        title="A message that was given up, with the reason and every failed attempt that is known",
+        messages=(DeadLetter,),
+        published_by=("every-service",),
+        consumed_by=("cli",),
+        delivery="recorded-once",
+        kept="30 days",
+        bytes_max=PAYLOAD_BYTES_MAX,
+        stream=subjects.DEAD_LETTERS_STREAM,
+    ),
+    Channel(
+        name="failed-attempts",
+        address=subjects.failed_attempt("{stream}", _SEQ, _DELIVERY),
+        title="What went wrong at one delivery of a message",
+        messages=(FailedAttempt,),
+        published_by=("every-service",),
+        consumed_by=("every-service", "cli"),
+        delivery="recorded-once",
+        kept="30 days",
+        bytes_max=LIVE_BYTES_MAX,
+        stream=subjects.DEAD_LETTERS_STREAM,
+    ),
+    Channel(
+        name="resource-specs",
+        address=_RESOURCES + subjects.spec_key("{kind}", _NAMESPACE, "{name}"),
+        title="A resource as it was applied",
+        messages=(LLM, Agent, MCPServer, ContactChannel),
+        published_by=("cli",),
+        consumed_by=("every-service", "cli"),
+        delivery="last-value",
+        kept="until it is deleted",
+        bytes_max=MIB,
+        stream=_RESOURCES_STREAM,
+    ),
+    Channel(
+        name="resource-statuses",
+        address=_RESOURCES + subjects.status_key("{kind}", _NAMESPACE, "{name}"),
+        title="What the service that uses a resource says of it",
+        messages=(ResourceStatus,),
+        published_by=("planner", "llm-gateway", "tool-executor"),
+        consumed_by=("every-service", "cli"),
+        delivery="at-revision",
+        kept="until it is deleted",
+        bytes_max=MIB,
+        stream=_RESOURCES_STREAM,
+    ),
+)
+
+CHANNELS: tuple[Channel, ...] = (*_TASK_CHANNELS, *_REQUEST_CHANNELS, *_OTHER_CHANNELS)
+
+
+def messages() -> tuple[type[msgspec.Struct], ...]:
+    """Every message of the catalogue, once, in its order."""
+    return tuple(dict.fromkeys(message for channel in CHANNELS for message in channel.messages))
