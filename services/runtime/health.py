@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import make_wsgi_app  # pyright: ignore[reportUnknownVariableType]  # untyped there
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

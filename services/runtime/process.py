@@ -191,13 +191,9 @@ async def _serve(builds: Mapping[str, Build], settings: Settings) -> int:
     health = _health(process, settings)
     try:
         await process.start()
-        logger.info(
-            "%s is running", process.name, extra={"action": "process.ready", "port": health.port if health else None}
-        )
-        waits = [asyncio.ensure_future(event.wait()) for event in (ended, process.failed)]  # noqa: TID251 - two waits, both cancelled below
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        port = health.port if health else None
+        logger.info("%s is running", process.name, extra={"action": "process.ready", "port": port})
+        await process.ended.wait()
         logger.info("%s is draining", process.name, extra={"action": "process.drain"})
         await process.stop()
     finally:
