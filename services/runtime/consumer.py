@@ -81,6 +81,7 @@ class Consumer:
         self._held: dict[int, Delivery] = {}
         self._freed = asyncio.Event()
         self._stopping = False
+        self._drained = asyncio.Event()
 
     @property
     def in_hand(self) -> int:
@@ -88,10 +89,11 @@ class Consumer:
         return len(self._running)
 
     async def run(self) -> None:
-        """Take and handle messages until `stop` is called."""
+        """Take and handle messages until `stop` is called, and hold on to those in hand until it has ended."""
         heartbeat = spawn(self._heartbeat(), name=f"{self._queue.name}:heartbeat")
         try:
             await self._run()
+            await self._drained.wait()
         finally:
             heartbeat.cancel()
 
@@ -109,6 +111,7 @@ class Consumer:
     async def stop(self, grace_s: float) -> None:
         """Take no more; give what is in hand `grace_s` to finish, then hand it back to the stream."""
         self._stopping = True
+        self._freed.set()
         await self._queue.close()
         try:
             async with asyncio.timeout(grace_s):
@@ -121,6 +124,7 @@ class Consumer:
                 extra={"action": "consumer.handback"},
             )
         await self._running.close()
+        self._drained.set()
 
     async def _handle(self, delivery: Delivery) -> None:
         inbound = Inbound(

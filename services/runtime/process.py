@@ -71,7 +71,7 @@ class Process:
         self._builds = builds
         self._environ = environ
         self.ready = False
-        self.lag_s = 0.0
+        self._last_beat = 0.0
 
     def fail(self, why: str) -> None:
         """End the process, not cleanly."""
@@ -139,11 +139,8 @@ class Process:
         while True:
             before = loop.time()
             await asyncio.sleep(LAG_INTERVAL_S)
-            self.lag_s = max(loop.time() - before - LAG_INTERVAL_S, 0.0)
-            self.metrics.loop_lag.set(self.lag_s)
+            self.metrics.loop_lag.set(max(loop.time() - before - LAG_INTERVAL_S, 0.0))
             self._last_beat = loop.time()
-
-    _last_beat = 0.0
 
     def unhealthy(self, now: float) -> str:
         """What is wrong with the process itself, if anything; `now` on the event loop's clock."""
