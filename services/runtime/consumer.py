@@ -86,7 +86,7 @@ class Consumer:
     @property
     def in_hand(self) -> int:
         """Messages that are being handled."""
-        return len(self._running)
+        return len(self._held)
 
     async def run(self) -> None:
         """Take and handle messages until `stop` is called, and hold on to those in hand until it has ended."""
@@ -99,13 +99,14 @@ class Consumer:
 
     async def _run(self) -> None:
         while not self._stopping:
-            free = self._slots - len(self._running)
+            free = self._slots - len(self._held)
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
             for delivery in await self._queue.take(free):
                 self._metrics.delivered(redelivered=delivery.delivered > 1)
+                self._held[id(delivery)] = delivery
                 self._running.spawn(self._handle(delivery), name=f"{self._queue.name}:{delivery.seq}")
 
     async def stop(self, grace_s: float) -> None:
@@ -119,7 +120,7 @@ class Consumer:
         except TimeoutError:
             logger.warning(
                 "handing back %d messages of %s that did not finish in time",
-                len(self._running),
+                len(self._held),
                 self._queue.name,
                 extra={"action": "consumer.handback"},
             )
@@ -130,7 +131,6 @@ class Consumer:
         inbound = Inbound(
             delivery.subject, delivery.data, delivery.headers, delivery.seq, delivery.delivered, delivery.at
         )
-        self._held[id(delivery)] = delivery
         try:
             await self._settle(delivery, inbound)
         except asyncio.CancelledError:
