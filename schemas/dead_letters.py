@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
-from schemas.wire import Wire
+from schemas.wire import Instant, Wire
 
 DeadReason = Literal["invalid_request", "malformed", "broken", "deliveries_exhausted", "terminated"]
 
@@ -14,7 +13,7 @@ class FailedAttempt(Wire, frozen=True, kw_only=True, tag="dlq.attempt.v1"):
     """One failed delivery of a message."""
 
     delivery: int
-    at: datetime
+    at: Instant
     replica: str
     error: str
     traceback: str = ""
@@ -29,7 +28,7 @@ class DeadLetter(Wire, frozen=True, kw_only=True, tag="dlq.letter.v1"):
     subject: str
     reason: DeadReason
     error: str
-    at: datetime
+    at: Instant
     deliveries: int
     headers: dict[str, str]
     payload: str

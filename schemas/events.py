@@ -7,12 +7,11 @@ from the task's own stream.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Literal
 
 from schemas.messages import AssistantMessage, Message, ToolOutcome, Usage
 from schemas.requests import TaskSpec
-from schemas.wire import Wire, decoder_of
+from schemas.wire import Instant, Wire, decoder_of
 
 ModelFailure = Literal["refused", "transient", "dead"]
 """Why a model call failed. `refused`: the same call would fail again; `transient`: try again later;
@@ -26,7 +25,7 @@ class TaskSubmitted(Wire, frozen=True, kw_only=True, tag="task.submitted.v1"):
     namespace: str
     task: str
     spec: TaskSpec
-    at: datetime
+    at: Instant
     traceparent: str = ""
     """The trace and span of the whole task: its root."""
     parent_span: str = ""
@@ -40,7 +39,7 @@ class ModelAnswered(Wire, frozen=True, kw_only=True, tag="model.answered.v1"):
     attempt: int
     message: AssistantMessage
     usage: Usage
-    at: datetime
+    at: Instant
     llm: str = ""
     """The LLM resource that answered."""
     model: str = ""
@@ -56,7 +55,7 @@ class ModelFailed(Wire, frozen=True, kw_only=True, tag="model.failed.v1"):
     attempt: int
     failure: ModelFailure
     error: str
-    at: datetime
+    at: Instant
     status: int | None = None
     """The provider's HTTP status, if it gave one."""
     retry_after_s: float | None = None
@@ -75,7 +74,7 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
     outcome: ToolOutcome
     content: str
     """What the model sees."""
-    at: datetime
+    at: Instant
     latency_s: float = 0.0
     attempt: int = 1
 
@@ -83,7 +82,7 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
     """Somebody asked to cancel the task."""
 
-    at: datetime
+    at: Instant
     by: str = ""
     reason: str = ""
 
@@ -92,7 +91,7 @@ class TimerFired(Wire, frozen=True, kw_only=True, tag="timer.fired.v1"):
     """A wake-up that the task asked for. It decides nothing by itself: the state holds the time that counts."""
 
     timer: TimerKind
-    due: datetime
+    due: Instant
     turn: int = 0
     attempt: int = 0
 
@@ -115,6 +114,6 @@ class ToolStarted(Wire, frozen=True, kw_only=True, tag="tool.started.v1"):
 
     attempt: int
     replica: str
-    at: datetime
+    at: Instant
     lease_s: float
     """How long after `at` another replica leaves the call alone."""

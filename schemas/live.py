@@ -6,9 +6,7 @@ is in the event that follows.
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from schemas.wire import Wire
+from schemas.wire import Instant, Wire
 
 
 class TextDelta(Wire, frozen=True, kw_only=True, tag="live.delta.v1"):
@@ -41,7 +39,7 @@ class TaskChanged(Wire, frozen=True, kw_only=True, tag="live.task.v1"):
     reason: str
     """The event's name in the predecessor's words: `LLMFinalAnswer`, `ToolCallsPending`, ..."""
     revision: int
-    at: datetime
+    at: Instant
 
 
 LiveEvent = TextDelta | ToolProgress | TaskChanged

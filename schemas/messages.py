@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal
 
-from schemas.wire import Wire
+from schemas.wire import Wire, check_money
 
 ToolOutcome = Literal["succeeded", "failed", "rejected", "timed_out", "cancelled", "unknown"]
 """How a tool call ended. `unknown`: it was started, and nobody can say whether it took effect."""
@@ -72,3 +72,7 @@ class Usage(Wire, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     """The part of the output that was reasoning."""
     cost_usd: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a cost that could not be added up."""
+        check_money("costUsd", self.cost_usd)

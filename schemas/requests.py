@@ -12,10 +12,11 @@ from typing import Literal
 import msgspec
 
 from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from schemas.wire import Strict, Wire
+from schemas.wire import Strict, Wire, check_money
 
 TURNS_MAX_DEFAULT = 20
 PREVIEW_LENGTH = 50
+DEADLINE_S_MAX = 10 * 366 * 24 * 3600
 
 RefusalCode = Literal["malformed", "invalid", "conflict", "not_found", "unavailable"]
 
@@ -31,6 +32,12 @@ class Limits(Strict, frozen=True, kw_only=True):
     """US dollars."""
     deadline_s: float | None = msgspec.field(default=None, name="deadlineSeconds")
     """Wall time from the task's submission, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be compared with or added to."""
+        check_money("maxCost", self.max_cost_usd)
+        if self.deadline_s is not None and not self.deadline_s <= DEADLINE_S_MAX:
+            raise ValueError(f"deadlineSeconds is {self.deadline_s}; it must be {DEADLINE_S_MAX} (ten years) at most")
 
 
 class TaskSpec(Wire, frozen=True, kw_only=True):

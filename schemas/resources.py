@@ -7,14 +7,13 @@ plane that Holdfast succeeds (`acp.humanlayer.dev/v1alpha1`); what it does not h
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
 from schemas.requests import Limits
-from schemas.wire import Strict, Wire
+from schemas.wire import Instant, Strict, Wire, check_money
 
 API_VERSION = "holdfast.dev/v1"
 API_VERSIONS_ACCEPTED = (API_VERSION, "acp.humanlayer.dev/v1alpha1")
@@ -168,6 +167,11 @@ class Pricing(Strict, frozen=True, kw_only=True):
     input: Decimal
     output: Decimal
     cached_input: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a price that nothing could be multiplied with."""
+        for what, price in (("input", self.input), ("output", self.output), ("cachedInput", self.cached_input)):
+            check_money(what, price)
 
 
 class LLMSpec(Strict, frozen=True, kw_only=True):
@@ -336,7 +340,7 @@ class ResourceStatus(Wire, frozen=True, kw_only=True, tag_field="kind", tag="Sta
     status_detail: str
     observed_revision: int
     """The revision of the specification that this is about."""
-    at: datetime
+    at: Instant
     by: str = ""
     """The service that says so."""
     tools: tuple[ToolInfo, ...] = ()
@@ -351,4 +355,4 @@ class ResourceEvent(Wire, frozen=True, kw_only=True, tag="resource.changed.v1"):
     name: str
     reason: str
     message: str
-    at: datetime
+    at: Instant

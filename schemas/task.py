@@ -7,11 +7,10 @@ entries that the model sees next, in order, so the state stays small however lon
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from schemas.wire import Wire, decoder_of
+from schemas.wire import Instant, Wire, decoder_of
 
 Phase = Literal["Initializing", "Pending", "ReadyForLLM", "ToolCallsPending", "FinalAnswer", "Failed", "Cancelled"]
 Status = Literal["Ready", "Pending", "Error"]
@@ -69,13 +68,13 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     agent: str
     submitted_seq: int
     """Where the request is recorded."""
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
     traceparent: str = ""
     """The context of the span that stands for the whole task."""
     parent_span: str = ""
     """The requester's own context, if there was one."""
-    deadline: datetime | None = None
+    deadline: Instant | None = None
     preview: str = ""
     """The first 50 characters of what the user asked."""
     spend: Spend = Spend()
@@ -92,7 +91,7 @@ class Waiting(TaskHeader, frozen=True, kw_only=True, tag="task.waiting.v1"):
     """The agent is missing or not ready. The conversation, if there is one, waits untouched."""
 
     reason: str
-    since: datetime
+    since: Instant
     turn: int = 0
     """The turn to go on with; 0 when the conversation has not started."""
     attempt: int = 1
@@ -119,7 +118,7 @@ class RetryingModel(TaskHeader, frozen=True, kw_only=True, tag="task.retrying-mo
     turn: int
     attempt: int
     """The attempt to make next."""
-    not_before: datetime
+    not_before: Instant
     error: str
     empty_replies: int = 0
 
@@ -137,7 +136,7 @@ class AwaitingTools(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-to
 class Ended(TaskHeader, frozen=True, kw_only=True):
     """What is true in every terminal state."""
 
-    ended_at: datetime
+    ended_at: Instant
     turn: int
     ended_by: str
     """The subject of the event that ended the task."""

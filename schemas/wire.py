@@ -8,11 +8,17 @@ a missing field or a wrong type is an error, never a default.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A point in time. One without an offset from UTC could not be compared with the others, so it is refused."""
+MONEY_MAX = Decimal(10**12)
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -28,6 +34,12 @@ class Strict(
     forbid_unknown_fields=True,
 ):
     """Base of what people write by hand (manifests, requests): an unknown field is an error."""
+
+
+def check_money(what: str, value: Decimal | None) -> None:
+    """Refuse what is no amount of money: not a number, infinite, or beyond any bill. Raises `ValueError`."""
+    if value is not None and not (value.is_finite() and abs(value) <= MONEY_MAX):
+        raise ValueError(f"{what} is {value}; it must be an amount of US dollars")
 
 
 class Malformed(ValueError):
