@@ -9,6 +9,7 @@ server's own limit would make a message invisible, ours makes it a letter (ADR 0
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -206,5 +207,8 @@ class Consumer:
             await self._clock.sleep(self._queue.ack_wait_s / 3)
             held = dict(self._held)
             for key in held_before & held.keys():
-                await held[key].working()
+                # One that does not get through is made up for by the next; a heartbeat that ended would give up
+                # everything that is in hand.
+                with contextlib.suppress(RetryLater):
+                    await held[key].working()
             held_before = set(held)
