@@ -1,0 +1,102 @@
+"""What an agent calls its model with: the LLM it names, and the tools of its MCP servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from schemas.resources import LLM, Agent, ResourceStatus, ToolInfo
+from schemas.subjects import ResourceKey
+from schemas.tools import OfferedTool, tool_table
+from services.runtime.resources import Resources
+
+SETTLE_S = 1.0
+"""How long a command waits for a resource that another service saw ready a moment ago."""
+
+
+class NotReady(Exception):
+    """An agent or what it needs cannot be used now. The text says which and why."""
+
+
+class Equipped(NamedTuple):
+    """An agent's model and tools, as they are now."""
+
+    llm: LLM
+    revision: int
+    """The revision of the LLM."""
+    tools: tuple[OfferedTool, ...]
+
+
+class Agents:
+    """Looks agents up. The tools of an agent are put together again only when one of its servers changes."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._changed = asyncio.Event()
+        self._tools: dict[tuple[str, str], tuple[tuple[tuple[str, tuple[ToolInfo, ...]], ...], tuple[OfferedTool, ...]]]
+        self._tools = {}
+        resources.on_change(self._on_change)
+
+    async def equip(self, namespace: str, name: str) -> Equipped:
+        """What the agent calls its model with; raises `NotReady` after a short wait for what is just changing."""
+        try:
+            return self._look(namespace, name)
+        except NotReady:
+            pass
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                return await self._wait(namespace, name)
+        except TimeoutError:
+            return self._look(namespace, name)
+
+    async def _wait(self, namespace: str, name: str) -> Equipped:
+        while True:
+            self._changed.clear()
+            try:
+                return self._look(namespace, name)
+            except NotReady:
+                await self._changed.wait()
+
+    def _on_change(self, key: ResourceKey) -> None:
+        self._changed.set()
+        if key.part == "spec" and key.kind == "Agent":
+            self._tools.pop((key.namespace, key.name), None)
+
+    def _look(self, namespace: str, name: str) -> Equipped:
+        agent = self._resources.get(Agent, namespace, name)
+        if agent is None:
+            raise NotReady(f'Agent "{name}" not found')
+        self._ready("Agent", namespace, name)
+        llm_name = agent.spec.llm_ref.name
+        known = self._resources.known("LLM", namespace, llm_name)
+        if known is None or not isinstance(known.resource, LLM):
+            raise NotReady(f'LLM "{llm_name}" not found')
+        self._ready("LLM", namespace, llm_name)
+        return Equipped(known.resource, known.revision, self._offered(agent))
+
+    def _offered(self, agent: Agent) -> tuple[OfferedTool, ...]:
+        namespace = agent.metadata.namespace
+        servers = tuple(
+            (ref.name, self._ready("MCPServer", namespace, ref.name).tools) for ref in agent.spec.mcp_servers
+        )
+        key = (namespace, agent.metadata.name)
+        made = self._tools.get(key)
+        if made is not None and _same(made[0], servers):
+            return made[1]
+        offered = tuple(tool_table(servers).values())
+        self._tools[key] = (servers, offered)
+        return offered
+
+    def _ready(self, kind: str, namespace: str, name: str) -> ResourceStatus:
+        status = self._resources.status(kind, namespace, name)
+        if status is None:
+            raise NotReady(f'{kind} "{name}" has no status yet')
+        if not status.ready:
+            raise NotReady(f'{kind} "{name}" is not ready: {status.status_detail}')
+        return status
+
+
+def _same(old: tuple[tuple[str, tuple[ToolInfo, ...]], ...], new: tuple[tuple[str, tuple[ToolInfo, ...]], ...]) -> bool:
+    return len(old) == len(new) and all(
+        one[0] == other[0] and one[1] is other[1] for one, other in zip(old, new, strict=True)
+    )

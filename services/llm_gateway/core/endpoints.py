@@ -1,0 +1,189 @@
+"""Where a model is and what its provider accepts, from its LLM resource.
+
+All but Anthropic speak OpenAI's chat completions, and differ in what they take; what they refuse with an error when
+it is sent is told apart here, by provider and by host.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from schemas.resources import LLMSpec, Number, OpenAIOptions, VertexOptions
+
+Family = Literal["openai", "anthropic", "scripted"]
+"""Which SDK speaks to it."""
+
+DEFAULT_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "mistral": "https://api.mistral.ai/v1",
+    "google": "https://generativelanguage.googleapis.com/v1beta/openai/",
+}
+TELEMETRY_NAMES = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "mistral": "mistral_ai",
+    "google": "gcp.gemini",
+    "vertex": "gcp.vertex_ai",
+    "scripted": "scripted",
+}
+"""`gen_ai.provider.name` in OpenTelemetry's semantic conventions."""
+AZURE_TELEMETRY_NAME = "azure.ai.openai"
+AZURE_MAX_COMPLETION_TOKENS_SINCE = "2024-09"
+
+_VERTEX_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+
+
+class BadSpec(ValueError):
+    """An LLM resource that cannot be used. The text is its status."""
+
+
+class Parameters(NamedTuple):
+    """The numbers that are sent with a call; None is not sent."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    max_tokens: int | None
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a model."""
+
+    family: Family
+    provider: str
+    """The resource's own word for it."""
+    telemetry_name: str
+    base_url: str
+    official: bool
+    """The provider's own address, whose habits are known; not a server that is compatible with it."""
+    azure: OpenAIOptions | None = None
+
+    @property
+    def key_required(self) -> bool:
+        """Whether a call without a key is certain to fail."""
+        return self.family != "scripted" and (self.official or self.azure is not None)
+
+    @property
+    def takes_max_completion_tokens(self) -> bool:
+        """OpenAI deprecated `max_tokens`, and its reasoning models refuse it.
+
+        Compatible servers know only `max_tokens`: they ignore the newer name, or refuse it, as Mistral does. Azure
+        takes the newer one from an API version on.
+        """
+        if self.azure is not None:
+            return (self.azure.api_version or "") >= AZURE_MAX_COMPLETION_TOKENS_SINCE
+        return self.provider == "openai" and self.official
+
+    @property
+    def takes_stream_options(self) -> bool:
+        """Mistral refuses the option that asks for usage, and tells it unasked."""
+        return self.provider != "mistral"
+
+    @property
+    def takes_top_k(self) -> bool:
+        """Anthropic has it, and servers of open models do as an extension; the other providers refuse it."""
+        return self.family == "anthropic" or (self.provider == "openai" and not self.official and self.azure is None)
+
+    @property
+    def takes_penalties(self) -> bool:
+        """Anthropic has none."""
+        return self.family != "anthropic"
+
+
+def endpoint_of(spec: LLMSpec) -> Endpoint:
+    """The endpoint of an LLM; raises `BadSpec`."""
+    family: Family = "anthropic" if spec.provider == "anthropic" else "openai"
+    options = spec.openai
+    azure = options if options is not None and options.api_type != "OPEN_AI" and spec.provider == "openai" else None
+    given = spec.parameters.base_url
+    match spec.provider:
+        case "scripted":
+            if spec.scripted is None:
+                raise BadSpec("scripted configuration is required for scripted provider")
+            family, default = "scripted", ""
+        case "vertex":
+            if spec.vertex is None:
+                raise BadSpec("vertex configuration is required for vertex provider")
+            default = _vertex_url(spec.vertex)
+        case _:
+            default = DEFAULT_URLS[spec.provider]
+    if azure is not None:
+        _check_azure(azure, given)
+    if given and (urlsplit(given).scheme not in ("http", "https") or not urlsplit(given).hostname):
+        raise BadSpec(f"parameters.baseUrl {given!r} is not an http or https URL")
+    return Endpoint(
+        family=family,
+        provider=spec.provider,
+        telemetry_name=AZURE_TELEMETRY_NAME if azure else TELEMETRY_NAMES[spec.provider],
+        base_url=_sdk_url(family, given or default),
+        official=azure is None and (not given or urlsplit(given).hostname == urlsplit(default).hostname),
+        azure=azure,
+    )
+
+
+def parameters_of(spec: LLMSpec) -> Parameters:
+    """The numbers of an LLM; raises `BadSpec` for what is none."""
+    given = spec.parameters
+    return Parameters(
+        temperature=_number("temperature", given.temperature),
+        top_p=_number("topP", given.top_p),
+        top_k=given.top_k,
+        frequency_penalty=_number("frequencyPenalty", given.frequency_penalty),
+        presence_penalty=_number("presencePenalty", given.presence_penalty),
+        max_tokens=given.max_tokens,
+    )
+
+
+def unsent(endpoint: Endpoint, parameters: Parameters) -> tuple[str, ...]:
+    """The parameters that are set and that this provider does not have."""
+    names: list[str] = []
+    if parameters.top_k is not None and not endpoint.takes_top_k:
+        names.append("topK")
+    if not endpoint.takes_penalties:
+        names += ["frequencyPenalty"] if parameters.frequency_penalty is not None else []
+        names += ["presencePenalty"] if parameters.presence_penalty is not None else []
+    return () if endpoint.family == "scripted" else tuple(names)
+
+
+def timeout_s_of(spec: LLMSpec) -> float:
+    """Wall time of one call: Mistral's own option, where the predecessor's manifests have it, or the common one."""
+    if spec.provider == "mistral" and spec.mistral is not None and spec.mistral.timeout:
+        return float(spec.mistral.timeout)
+    return spec.parameters.timeout_s
+
+
+def _check_azure(azure: OpenAIOptions, base_url: str | None) -> None:
+    if not base_url:
+        raise BadSpec(f"parameters.baseUrl is required for openai.apiType {azure.api_type}")
+    if not azure.api_version:
+        raise BadSpec(f"openai.apiVersion is required for openai.apiType {azure.api_type}")
+
+
+def _vertex_url(options: VertexOptions) -> str:
+    project, location = options.cloud_project, options.cloud_location
+    for name, value in (("cloudProject", project), ("cloudLocation", location)):
+        if not _VERTEX_PART.fullmatch(value):
+            raise BadSpec(f"vertex.{name} {value!r} is not the name of one")
+    host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
+    return f"https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi"
+
+
+def _sdk_url(family: Family, url: str) -> str:
+    # Anthropic's SDK appends /v1/messages; the predecessor's manifests end in /v1.
+    return url.rstrip("/").removesuffix("/v1") if family == "anthropic" else url
+
+
+def _number(name: str, value: Number | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise BadSpec(f"parameters.{name} {value!r} is not a number") from None

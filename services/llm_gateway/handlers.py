@@ -1,0 +1,212 @@
+"""One command to call a model, from its delivery to its recorded outcome.
+
+    is the outcome recorded?  (only if delivered before)
+    is it what the task waits for now?  late: done with it
+    read the conversation, call the provider, record the outcome
+
+The outcome is recorded once, on a subject of its own, whoever comes first. A failure that may pass is recorded like
+any other: the planner owns retries. A replica that dies in the middle leaves nothing; another makes the call again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from schemas.commands import CallModel
+from schemas.dead_letters import DeadReason
+from schemas.events import ModelAnswered, ModelFailed
+from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.task import AwaitingModel, decode_state
+from schemas.wire import Malformed, decode, encode
+from services.llm_gateway.agents import Agents, NotReady
+from services.llm_gateway.caller import Attempt, Caller
+from services.llm_gateway.core.calls import ModelRequest
+from services.llm_gateway.core.endpoints import BadSpec
+from services.llm_gateway.core.moments import moment
+from services.llm_gateway.core.window import BadWindow, Window
+from services.llm_gateway.models import Models
+from services.llm_gateway.windows import Windows
+from services.runtime.consumer import Inbound
+from services.runtime.errors import Broken, RetryLater, Unavailable
+from services.runtime.ports import Log, Outgoing
+from services.runtime.secrets import SecretMissing
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import trace_headers, trace_id
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Bus
+    from services.runtime.telemetry.traces import Traces
+
+logger = logging.getLogger(__name__)
+
+EARLY_S = 0.2
+"""How long a command waits that is ahead of the state as it was read."""
+RECORD_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Waits between tries to record an outcome: it was paid for, so a short outage of the bus must not lose it."""
+
+Outcome = ModelAnswered | ModelFailed
+
+
+class Place(NamedTuple):
+    """What a command's subject says."""
+
+    task: TaskSubjects
+    turn: int
+    attempt: int
+
+    @property
+    def event(self) -> str:
+        """Where the outcome is recorded."""
+        return self.task.model_event(self.turn, self.attempt)
+
+
+class ModelCalls:
+    """Handles the commands of all partitions."""
+
+    def __init__(
+        self, bus: Bus, *, agents: Agents, models: Models, windows: Windows, caller: Caller, traces: Traces
+    ) -> None:
+        self._bus = bus
+        self._agents = agents
+        self._models = models
+        self._windows = windows
+        self._caller = caller
+        self._traces = traces
+        self._in_hand: dict[str, asyncio.Event] = {}
+
+    async def handle(self, inbound: Inbound) -> None:
+        """Make the call, unless it was made or nobody waits for it."""
+        place = place_of(inbound.subject)
+        command = decode(inbound.data, CallModel)
+        if place.task.model_command(command.turn, command.attempt) != inbound.subject:
+            raise Malformed(f"the command on {inbound.subject} is for turn {command.turn}, attempt {command.attempt}")
+        parent = inbound.headers.get(TRACEPARENT, "")
+        with (
+            log_ids(namespace=place.task.namespace, task=place.task.task, trace=trace_id(parent)),
+            self._traces.span("model.call", parent, kind="consumer"),
+        ):
+            async with self._alone(inbound.subject):
+                await self._handle(place, command, inbound)
+
+    async def dead(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """Tell the task that this call will have no other outcome."""
+        try:
+            place = place_of(inbound.subject)
+        except Malformed:
+            return
+        failed = ModelFailed(
+            turn=place.turn,
+            attempt=place.attempt,
+            failure="dead",
+            error=f"the model call is a dead letter ({reason}): {error}",
+            at=self._bus.clock.now(),
+        )
+        headers = {name: value for name, value in inbound.headers.items() if name == TRACEPARENT}
+        await self._bus.log(place.task.partition).record(Outgoing(place.event, encode(failed), headers))
+
+    async def _handle(self, place: Place, command: CallModel, inbound: Inbound) -> None:
+        log = self._bus.log(place.task.partition)
+        if inbound.delivered > 1 and await log.get(place.event) is not None:
+            return
+        state = await self._awaited(log, place, inbound.seq)
+        if state is None:
+            logger.info("nobody waits for this model call any more", extra={"action": "model.late"})
+            return
+        outcome = await self._outcome(log, place, command, state)
+        await self._record(log, place, outcome)
+
+    async def _awaited(self, log: Log, place: Place, at_least: int) -> AwaitingModel | None:
+        entry = await log.get(place.task.state, at_least=at_least)
+        if entry is None:
+            return None
+        state = decode_state(entry.data)
+        match moment(state, place.turn, place.attempt):
+            case "now":
+                assert isinstance(state, AwaitingModel)
+                return state
+            case "late":
+                return None
+            case "early":
+                if await log.get(place.event) is not None:
+                    return None
+                raise RetryLater(f"the state of task {place.task.task} is behind its command", after_s=EARLY_S)
+
+    async def _outcome(self, log: Log, place: Place, command: CallModel, state: AwaitingModel) -> Outcome:
+        try:
+            equipped = await self._agents.equip(command.namespace, command.agent)
+            window = await self._window(log, place, state)
+            request = ModelRequest(
+                messages=window.messages,
+                tools=equipped.tools,
+                turn=place.turn,
+                attempt=place.attempt,
+                size=window.size,
+            )
+            async with self._models.use(equipped.llm, equipped.revision) as model:
+                return await self._caller.call(Attempt(place.task, equipped.llm, model, request))
+        except (NotReady, BadSpec, SecretMissing) as problem:
+            return ModelFailed(
+                turn=place.turn,
+                attempt=place.attempt,
+                failure="transient",
+                error=str(problem),
+                at=self._bus.clock.now(),
+            )
+
+    async def _window(self, log: Log, place: Place, state: AwaitingModel) -> Window:
+        try:
+            window = await self._windows.get(log, place.task.state, state.window)
+        except (BadWindow, LookupError) as error:
+            self._windows.forget(place.task.state)
+            raise Broken(f"the conversation of task {place.task.task} cannot be read: {error}") from error
+        if window.unanswered:
+            raise Broken(f"tool call {window.unanswered[0]!r} of task {place.task.task} has no result")
+        return window
+
+    async def _record(self, log: Log, place: Place, outcome: Outcome) -> None:
+        data = encode(outcome)
+        message = Outgoing(place.event, data, trace_headers())
+        seq = await self._record_surely(log, message)
+        if isinstance(outcome, ModelFailed):
+            return
+        if outcome.message.tool_calls and seq is not None:
+            self._windows.add(place.task.state, seq, place.event, data)
+        elif outcome.message.content.strip():
+            self._windows.forget(place.task.state)
+
+    async def _record_surely(self, log: Log, message: Outgoing) -> int | None:
+        for pause_s in RECORD_PAUSES_S:
+            try:
+                return await log.record(message)
+            except Unavailable as error:
+                logger.warning("cannot record the outcome yet: %s", error, extra={"action": "model.record"})
+                await self._bus.clock.sleep(pause_s)
+        return await log.record(message)
+
+    @asynccontextmanager
+    async def _alone(self, subject: str) -> AsyncGenerator[None]:
+        """One delivery of a command at a time: a second one comes when the bus was away, and must not pay twice."""
+        while (busy := self._in_hand.get(subject)) is not None:
+            await busy.wait()
+        done = self._in_hand[subject] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._in_hand[subject]
+            done.set()
+
+
+def place_of(subject: str) -> Place:
+    """The task, turn and attempt of a command's subject; raises `Malformed`."""
+    try:
+        *_, turn, attempt = subject.split(".")
+        place = Place(task_of(subject), int(turn), int(attempt))
+    except ValueError as error:
+        raise Malformed(f"{subject} is not the subject of a model command") from error
+    if place.task.model_command(place.turn, place.attempt) != subject:
+        raise Malformed(f"{subject} is not the subject of a model command")
+    return place

@@ -1,0 +1,62 @@
+"""The llm-gateway, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schemas import subjects
+from services.llm_gateway.agents import Agents
+from services.llm_gateway.caller import Caller
+from services.llm_gateway.handlers import ModelCalls
+from services.llm_gateway.models import Models
+from services.llm_gateway.readiness import Readiness
+from services.llm_gateway.telemetry import Observer
+from services.llm_gateway.windows import Windows
+from services.runtime.service import Runtime, Subscription
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Unsubscribe
+
+
+class LLMGateway:
+    """The service."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._bus = runtime.bus
+        self._models = Models(runtime.secrets, runtime.bus.clock)
+        self._caller = Caller(runtime.bus.signals, runtime.bus.clock, Observer(runtime.metrics, runtime.traces))
+        self._calls = ModelCalls(
+            runtime.bus,
+            agents=Agents(runtime.resources),
+            models=self._models,
+            windows=Windows(),
+            caller=self._caller,
+            traces=runtime.traces,
+        )
+        self._readiness = Readiness(runtime.resources, self._models, runtime.secrets, runtime.bus.clock)
+        self._unsubscribe: Unsubscribe | None = None
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """The model commands of every partition."""
+        return [
+            Subscription(subjects.LLM_GATEWAY, partition, self._calls.handle, self._calls.dead)
+            for partition in range(self._bus.partitions)
+        ]
+
+    async def start(self) -> None:
+        """Listen for tasks that stop, and keep the LLMs' statuses."""
+        self._unsubscribe = await self._bus.signals.subscribe(subjects.STOP_ALL, self._caller.stop)
+        self._readiness.start()
+
+    async def stop(self) -> None:
+        """End both, and close all clients."""
+        if self._unsubscribe is not None:
+            await self._unsubscribe()
+        await self._readiness.stop()
+        await self._models.close()
+
+
+def build(runtime: Runtime) -> LLMGateway:
+    """The llm-gateway on a runtime."""
+    return LLMGateway(runtime)

@@ -1,0 +1,57 @@
+"""The port of a provider: one model behind one LLM resource."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from schemas.resources import LLMSpec
+from services.llm_gateway.core.calls import ModelReply, ModelRequest
+from services.llm_gateway.core.endpoints import Endpoint, Parameters
+from services.runtime.ports import Clock
+
+OnText = Callable[[str], None]
+"""Told every piece of the answer's text as it comes."""
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at the provider showed."""
+
+    verified: bool = True
+    """False: the server has nothing that could be asked without spending a generation."""
+    models: frozenset[str] = frozenset()
+    """The models that it names; empty if it names none."""
+
+
+class Provider(Protocol):
+    """A model that can be called."""
+
+    async def call(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        """The whole answer; raises `CallFailed`. It tries once, and takes as long as it takes."""
+        ...
+
+    async def check(self) -> Checked:
+        """Whether the provider accepts us, without spending a generation; raises `CallFailed`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider is made of."""
+
+    spec: LLMSpec
+    endpoint: Endpoint
+    parameters: Parameters
+    api_key: str
+    """Empty: the server wants none."""
+    clock: Clock
+
+    @property
+    def model(self) -> str:
+        """The model's name, as the resource has it."""
+        return self.spec.parameters.model or ""
