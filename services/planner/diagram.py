@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, ModelFailure, TaskSubmitted
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from schemas.requests import Limits, TaskSpec
 from schemas.task import Budget, Cancelled, Failed, FinalAnswer, State
@@ -53,7 +53,7 @@ def _answer(turn: int, *, text: str = "", call: bool = False, attempt: int = 1) 
 
 
 def _failure(turn: int, *, transient: bool, attempt: int = 1) -> ModelCallFailed:
-    kind = "transient" if transient else "refused"
+    kind: ModelFailure = "transient" if transient else "refused"
     event = ModelFailed(turn=turn, attempt=attempt, failure=kind, error="why", status=400, at=_START)
     return ModelCallFailed(subject="answer", event=event)
 

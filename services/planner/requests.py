@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 _REPLY_SUBJECT = re.compile(r"_INBOX[A-Za-z0-9_.-]*")
-_BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[\.\.\.\]\.role`")
+_BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]\.role`")
 
 
 class Requests:

@@ -98,15 +98,35 @@ class Timers(Protocol):
 class Delivery(Protocol):
     """A message in a consumer's hands."""
 
-    subject: str
-    data: bytes
-    headers: Mapping[str, str]
-    seq: int
-    """Place in its stream."""
-    delivered: int
-    """How many times it was delivered, this time included."""
-    at: datetime
-    """When it was stored."""
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """The payload."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers, by name."""
+        ...
+
+    @property
+    def seq(self) -> int:
+        """Place in its stream."""
+        ...
+
+    @property
+    def delivered(self) -> int:
+        """How many times it was delivered, this time included."""
+        ...
+
+    @property
+    def at(self) -> datetime:
+        """When it was stored."""
+        ...
 
     async def ack(self) -> None:
         """Done with it."""
@@ -128,10 +148,20 @@ class Delivery(Protocol):
 class Queue(Protocol):
     """A durable consumer of a stream, shared by all replicas of a service."""
 
-    name: str
-    stream: str
-    ack_wait_s: float
-    """A message whose consumer is silent for this long is delivered again: the takeover time."""
+    @property
+    def name(self) -> str:
+        """The consumer."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """Its stream."""
+        ...
+
+    @property
+    def ack_wait_s(self) -> float:
+        """A message whose consumer is silent for this long is delivered again: the takeover time."""
+        ...
 
     async def take(self, free: int) -> Sequence[Delivery]:
         """Wait for messages; at most `free`, which is how many the caller could start now.
@@ -231,12 +261,35 @@ class Clock(Protocol):
 class Bus(Protocol):
     """Everything together, as a service's composition root gets it."""
 
-    partitions: int
-    clock: Clock
-    timers: Timers
-    resources: Store
-    signals: Signals
-    dead_letters: Log
+    @property
+    def partitions(self) -> int:
+        """How many task streams there are."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+        ...
+
+    @property
+    def timers(self) -> Timers:
+        """Durable wake-ups."""
+        ...
+
+    @property
+    def resources(self) -> Store:
+        """The resources bucket."""
+        ...
+
+    @property
+    def signals(self) -> Signals:
+        """Ephemeral messages."""
+        ...
+
+    @property
+    def dead_letters(self) -> Log:
+        """The stream of dead letters."""
+        ...
 
     def log(self, partition: int) -> Log:
         """The stream of a partition."""
