@@ -1,0 +1,95 @@
+"""The client library, with a short way in and a short way out.
+
+A raw subscription's messages go from the read loop straight to their receiver: no message object, no queue, no task.
+A command goes straight to the socket while there is one: no flusher's turn of the event loop. Both rest on private
+members of the client, which is why its version is pinned to one minor release and this file is all that knows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from services.runtime.errors import Unavailable
+from services.runtime.nats.wire import Raw, Receiver
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+OUTBOX_BYTES_MAX = 8 << 20
+"""Written while disconnected and kept: acknowledgements, signals."""
+
+
+class Interrupted(Unavailable):
+    """The connection broke, or nobody answered in time: whether the message arrived is not known."""
+
+
+class RawSubscription:
+    """A subscription whose messages go to a receiver."""
+
+    def __init__(self, subscription: Subscription, subject: str) -> None:
+        self._subscription = subscription
+        self.subject = subject
+
+    async def close(self) -> None:
+        """End it; messages under way are dropped."""
+        with contextlib.suppress(NatsError, OSError):
+            await self._subscription.unsubscribe()
+
+
+class RawClient(Client):
+    """The client, with raw subscriptions and commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._receivers: dict[int, Receiver] = {}
+
+    def server_says(self, name: str) -> Any:
+        """What the server that this connection ends at says of itself."""
+        return self._server_info.get(name)
+
+    async def listen(self, subject: str, queue: str, receiver: Receiver) -> RawSubscription:
+        """Give every message on a subject to a receiver, from the read loop; raises `Unavailable`."""
+        # The receiver must be there before the first message can be; the client counts before it awaits anything.
+        sid = self._sid + 1
+        self._receivers[sid] = receiver
+        # With a future, which nobody uses, the client starts no task for the subscription.
+        unused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            subscription: Subscription = await self.subscribe(subject, queue, future=unused)  # pyright: ignore[reportUnknownMemberType]  # the client leaves the future's type open
+        except (NatsError, OSError) as error:
+            self._receivers.pop(sid, None)
+            raise Unavailable(f"cannot subscribe to {subject}: {error}") from error
+        return RawSubscription(subscription, subject)
+
+    async def write(self, command: bytes) -> None:
+        """Send a command, or keep it while there is no connection; raises `Unavailable` when it is lost."""
+        if self.is_closed:
+            raise Unavailable("the connection to NATS is closed")
+        transport = self._transport
+        if self.is_connected and transport is not None and not self._pending:
+            transport.write(command)
+            try:
+                await transport.drain()  # type: ignore[no-untyped-call]  # the client's transports are untyped
+            except OSError as error:
+                raise Interrupted(f"the connection to NATS broke: {error}") from error
+            return
+        if self._pending_data_size + len(command) > OUTBOX_BYTES_MAX:
+            raise Unavailable("NATS is away and the buffer for it is full")
+        await self._send_command(command)
+        await self._flush_pending()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        receiver = self._receivers.get(sid)
+        if receiver is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            receiver(Raw(subject.decode(), reply.decode(), data, headers))
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._receivers.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)

@@ -1,0 +1,107 @@
+"""Payloads above the server's limit: kept in pieces in a store, and named in the message that stands for them.
+
+A piece of the payload of a message on subject S has the subject `$O.holdfast_payloads.C.<digest>.<n>.<S>`, so that
+purging S purges it too. The digest makes storing it twice harmless, and tells whether what is read is what was meant.
+The pieces are stored before the message. A crash in between leaves pieces that nobody names until the task is purged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+
+from schemas.subjects import EXPECTED_LAST_SUBJECT_SEQUENCE, PAYLOAD_REF, PAYLOADS_BUCKET
+from services.runtime.errors import Refused
+from services.runtime.nats import api
+from services.runtime.nats.connection import Connection
+from services.runtime.nats.publish import Command, Mismatch, store
+from services.runtime.nats.read import Reader
+from services.runtime.nats.topology import payloads_stream
+from services.runtime.nats.wire import encode_headers
+
+PAYLOAD_BYTES_MAX = 256 << 20
+"""The largest payload of one message."""
+HEADROOM_BYTES = 4096
+"""Kept free in every message for the headers that the adapter and the server add."""
+PIECE_BYTES_MAX = 1 << 20
+WINDOW = 4
+"""Pieces under way at once."""
+
+
+class PayloadLost(LookupError):
+    """A message names a payload that is not there (any more)."""
+
+
+class Payloads:
+    """Stores and fetches large payloads."""
+
+    def __init__(self, connection: Connection, *, replicas: int) -> None:
+        self._connection = connection
+        self._reader = Reader(connection, payloads_stream(), replicas=replicas)
+
+    async def outgoing(self, subject: str, data: bytes, headers: Mapping[str, str]) -> Command:
+        """The message to be published for a payload: itself, or a reference once the payload is stored."""
+        limit = self._connection.max_payload - HEADROOM_BYTES
+        if len(data) <= limit // 2 or len(data) + len(encode_headers(headers)) <= limit:
+            return Command(subject, data, headers)
+        if len(data) > PAYLOAD_BYTES_MAX:
+            raise Refused(
+                f"{subject}: a payload of {len(data)} bytes is above the limit of {PAYLOAD_BYTES_MAX}", code="too_large"
+            )
+        reference = await self._store(subject, data)
+        return Command(subject, b"", {**headers, PAYLOAD_REF: reference})
+
+    async def incoming(self, data: bytes, headers: Mapping[str, str]) -> bytes:
+        """The payload that a message stands for; raises `PayloadLost` when it is not there."""
+        reference = headers.get(PAYLOAD_REF)
+        return data if reference is None else await self.fetch(reference)
+
+    async def fetch(self, reference: str, *, working: Callable[[], Awaitable[None]] | None = None) -> bytes:
+        """A payload by its name. `working` is called while it is fetched; raises `PayloadLost`."""
+        try:
+            digest, count, subject = reference.split(".", 2)
+            total = int(count)
+        except ValueError:
+            raise PayloadLost(f"{reference[:80]!r} is not the name of a payload") from None
+        pieces: list[bytes] = []
+        for first in range(0, total, WINDOW):
+            numbers = range(first, min(first + WINDOW, total))
+            found = await asyncio.gather(*(self._reader.get(_piece(digest, n, subject), at_least=0) for n in numbers))
+            for n, piece in zip(numbers, found, strict=True):
+                if piece is None:
+                    raise PayloadLost(f"piece {n} of the payload {digest} of {subject} is gone")
+                pieces.append(piece.data)
+            if working is not None:
+                await working()
+        data = b"".join(pieces)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise PayloadLost(f"the payload of {subject} is not the one that was stored")
+        return data
+
+    async def purge(self, filter_: str) -> None:
+        """Remove the payloads of all messages whose subject matches a filter."""
+        await api.ask(self._connection, f"STREAM.PURGE.{payloads_stream()}", {"filter": _piece("*", "*", filter_)})
+
+    async def _store(self, subject: str, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        size = min(PIECE_BYTES_MAX, self._connection.max_payload - HEADROOM_BYTES)
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        for first in range(0, len(pieces), WINDOW):
+            await asyncio.gather(
+                *(
+                    self._store_piece(_piece(digest, n, subject), piece)
+                    for n, piece in enumerate(pieces[first : first + WINDOW], first)
+                )
+            )
+        return f"{digest}.{len(pieces)}.{subject}"
+
+    async def _store_piece(self, subject: str, piece: bytes) -> None:
+        try:
+            await store(self._connection, Command(subject, piece, {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}))
+        except Mismatch:
+            return  # the same digest: the same piece
+
+
+def _piece(digest: str, n: int | str, subject: str) -> str:
+    return f"$O.{PAYLOADS_BUCKET}.C.{digest}.{n}.{subject}"
