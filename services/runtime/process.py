@@ -40,7 +40,7 @@ def run_services(builds: Mapping[str, Build], settings: Settings) -> int:
         try:
             return runner.run(_serve(builds, settings))
         except RetryLater as error:
-            logger.error("no bus at %s: %s", settings.nats_url, error, extra={"action": "process.unreachable"})  # noqa: TRY400 - the text says it all
+            logger.error("no bus at %s: %s", settings.nats_shown, error, extra={"action": "process.unreachable"})  # noqa: TRY400 - the text says it all
             return EXIT_UNREACHABLE
         except Broken as error:
             logger.error("cannot run: %s", error, extra={"action": "process.refused"})  # noqa: TRY400 - the text says it all

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -77,6 +78,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("HOLDFAST_SLOTS and HOLDFAST_DELIVERIES_MAX must be at least 1")
         if bool(self.nats_tls_cert) != bool(self.nats_tls_key):
             raise ValueError("HOLDFAST_NATS_TLS_CERT and HOLDFAST_NATS_TLS_KEY go together")
+
+    @property
+    def nats_shown(self) -> str:
+        """The servers' addresses, fit to be logged: without user, password or token."""
+        return re.sub(r"//[^/@,]*@", "//", self.nats_url)
 
     @property
     def replica_name(self) -> str:

@@ -73,11 +73,11 @@ class Connection:
         except TimeoutError:
             await self._abandon()
             raise Unavailable(
-                f"cannot connect to NATS at {self._settings.nats_url}: {self._last_error or 'no answer'}"
+                f"cannot connect to NATS at {self._settings.nats_shown}: {self._last_error or 'no answer'}"
             ) from None
         except (OSError, NatsError, ValueError) as error:
             await self._abandon()
-            raise Unavailable(f"cannot connect to NATS at {self._settings.nats_url}: {error}") from error
+            raise Unavailable(f"cannot connect to NATS at {self._settings.nats_shown}: {error}") from error
         prefix = self._client.new_inbox() + "."
         await self.listen(prefix + "*", self._answer)
         self._inbox = prefix
@@ -237,7 +237,7 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
         except TimeoutError:
-            raise NoResponders(f"NATS at {self._settings.nats_url} is away: {self._last_error}") from None
+            raise NoResponders(f"NATS at {self._settings.nats_shown} is away: {self._last_error}") from None
 
     def _interrupt(self, why: str) -> None:
         for future in list(self._interruptible):

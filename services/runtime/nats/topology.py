@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from schemas import subjects
+from services.runtime.errors import Broken
 from services.runtime.nats import api
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.server import SERVER_NAME_SYNCED, VERSION_MIN, ServerError, parse_version, version_text
@@ -19,8 +20,10 @@ from services.runtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 NANOSECONDS = 1_000_000_000
-REQUEST_DUPLICATES_S = 600
-"""How long a repeated message id of a request is known."""
+REQUEST_DUPLICATES_S = 0.1
+"""How long the server knows a repeated message id of a request: as short as it allows. A swallowed request would never
+be answered, and ids are known per stream, so one namespace could swallow another's. The derived task name is what makes
+a message id idempotent, for as long as the task exists."""
 DEAD_LETTER_DAYS = 30
 ACK_PENDING_MAX = 20_000
 """Messages of one consumer that all replicas together may have in hand, or wait to hand back."""
@@ -31,7 +34,7 @@ Durability = Literal["synced", "replicated", "unknown"]
 """Acknowledged means: on disk; on the disks or in the memory of a majority; nobody told us."""
 
 
-class Incompatible(Exception):
+class Incompatible(Broken):
     """What is on the server is not what this version needs. The text says where, what, and how to mend it."""
 
 
@@ -92,7 +95,7 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         **base,
         "subjects": list(subjects.REQUESTS_SUBJECTS),
         "retention": "workqueue",
-        "duplicate_window": REQUEST_DUPLICATES_S * NANOSECONDS,
+        "duplicate_window": int(REQUEST_DUPLICATES_S * NANOSECONDS),
     }
     timers = {
         **base,
