@@ -345,14 +345,3 @@ class ResourceStatus(Wire, frozen=True, kw_only=True, tag_field="kind", tag="Sta
     """The service that says so."""
     tools: tuple[ToolInfo, ...] = ()
     """MCPServer: its tools, sorted by name."""
-
-
-class ResourceEvent(Wire, frozen=True, kw_only=True, tag="resource.changed.v1"):
-    """A readiness changed; published for people, and not relied on."""
-
-    kind: str
-    namespace: str
-    name: str
-    reason: str
-    message: str
-    at: Instant

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+
+import msgspec
+import pytest
+
+import schemas
+from schemas import subjects
+from schemas.catalog import CHANNELS, PLACEHOLDERS, SMALL_BYTES_MAX, Channel, messages
+from schemas.messages import Message
+from schemas.subjects import TaskSubjects
+from schemas.wire import encode
+from tests.support.wire_examples import MINIMAL
+
+every_channel = pytest.mark.parametrize("channel", CHANNELS, ids=[channel.name for channel in CHANNELS])
+TASK = TaskSubjects(0, "team-a", "my_task-1")
+
+
+def channels_of(subject: str) -> list[str]:
+    """The channels whose address fits a subject."""
+    return [
+        channel.name
+        for channel in CHANNELS
+        if (channel.address and re.fullmatch(re.sub(r"\\{[a-z]+\\}", r"[^.]+", re.escape(channel.address)), subject))
+        # the last placeholder of a resource's key takes the rest
+        or (channel.address.endswith("{name}") and subject.startswith(channel.address.split("{", maxsplit=1)[0]))
+    ]
+
+
+def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> None:
+    said = {
+        TASK.state: "task-state",
+        TASK.model_command(3, 1): "model-commands",
+        TASK.tool_command("r3", 2): "tool-commands",
+        TASK.submitted: "task-submissions",
+        TASK.model_event(3, 1): "model-events",
+        TASK.tool_event("r3", 2): "tool-events",
+        TASK.cancel: "task-cancellations",
+        TASK.context: "task-context",
+        TASK.ledger("r3", 2): "tool-ledger",
+        TASK.timer("retry-3-1"): "timers-set",
+        TASK.timer_fired("deadline"): "timers-fired",
+        TASK.live: "task-live",
+        TASK.stop: "task-stop",
+        subjects.submit("team-a"): "submit-requests",
+        subjects.cancel("team-a"): "cancel-requests",
+        subjects.delete("team-a"): "delete-requests",
+        subjects.ask("team-a", "submit"): "submit-asks",
+        subjects.ask("team-a", "cancel"): "cancel-asks",
+        subjects.ask("team-a", "delete"): "delete-asks",
+        subjects.dead_letter("KV_holdfast_0", 7): "dead-letters",
+        subjects.failed_attempt("KV_holdfast_0", 7, 1): "failed-attempts",
+        f"$KV.{subjects.RESOURCES_BUCKET}.{subjects.spec_key('LLM', 'team-a', 'gpt.5')}": "resource-specs",
+        f"$KV.{subjects.RESOURCES_BUCKET}.{subjects.status_key('LLM', 'team-a', 'gpt.5')}": "resource-statuses",
+    }
+    assert {subject: channels_of(subject) for subject in said} == {subject: [name] for subject, name in said.items()}
+    assert {*said.values(), "replies"} == {channel.name for channel in CHANNELS}
+
+
+@every_channel
+def test_every_placeholder_is_explained(channel: Channel) -> None:
+    assert set(re.findall(r"\{([a-z]+)\}", channel.address)) <= PLACEHOLDERS.keys()
+
+
+@every_channel
+def test_what_is_stored_names_its_stream_and_what_is_not_is_kept_nowhere(channel: Channel) -> None:
+    assert bool(channel.stream) == (channel.kept != "not at all")
+    assert bool(channel.stream) == (channel.delivery != "at-most-once")
+    if channel.consumer:
+        assert channel.stream
+    if channel.stream:
+        captured = {
+            subjects.REQUESTS_STREAM: subjects.REQUESTS_SUBJECTS,
+            subjects.TIMERS_STREAM: subjects.TIMERS_SUBJECTS,
+            subjects.DEAD_LETTERS_STREAM: subjects.DEAD_LETTERS_SUBJECTS,
+            f"KV_{subjects.RESOURCES_BUCKET}": (f"$KV.{subjects.RESOURCES_BUCKET}.>",),
+        }.get(channel.stream) or tuple(
+            subject.replace("0", "{partition}") for subject in subjects.task_stream_subjects(0)
+        )
+        assert any(matches(pattern, channel.address) for pattern in captured)
+
+
+def matches(pattern: str, address: str) -> bool:
+    wanted = re.escape(pattern).replace(r"\*", r"[^.]+").replace(">", ".+")
+    return re.fullmatch(wanted, address) is not None
+
+
+@every_channel
+def test_an_answer_is_promised_only_on_a_channel_that_exists(channel: Channel) -> None:
+    assert channel.reply in {"", *(other.name for other in CHANNELS)}
+
+
+def test_every_tagged_struct_of_the_contract_is_in_the_catalogue() -> None:
+    """What is declared as a message is said by somebody; the roles of a conversation are parts of messages."""
+    tagged: set[type[msgspec.Struct]] = set()
+    for module in pkgutil.iter_modules(schemas.__path__, "schemas."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_config__.tag:
+                tagged.add(value)
+    assert tagged - set(messages()) == set(Message.__args__)
+
+
+def test_a_minimal_message_fits_into_its_channel() -> None:
+    sizes = {type(value): len(encode(value)) for value in MINIMAL}
+    for channel in CHANNELS:
+        for message in channel.messages:
+            assert sizes[message] <= min(channel.bytes_max, SMALL_BYTES_MAX)
