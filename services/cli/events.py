@@ -1,0 +1,104 @@
+"""The recorded events of a task, a line each, with the predecessor's reasons where it had them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from schemas.commands import CallModel, RunTool
+from schemas.events import (
+    CancelRequested,
+    ConversationStarted,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    ToolFinished,
+    ToolStarted,
+)
+from schemas.ids import toolcall_name
+from schemas.task import Cancelled, Failed, RetryingModel, State, Waiting
+from schemas.task_view import describe_state
+from services.cli.history import Recorded
+from services.cli.text import one_line, seconds_text
+
+TEXT_WIDTH = 160
+
+
+class EventLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One event, as `kubectl get events` shows one."""
+
+    at: datetime
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    seq: int
+    """Where it is in the stream; 0 for what only the state says."""
+
+
+def event_lines(task: str, state: State, records: Iterable[Recorded]) -> list[EventLine]:
+    """All events in the order in which they were recorded, and last how the task is if no record says it."""
+    counted = frozenset(state.window)
+    lines: list[EventLine] = []
+    for record in sorted(records, key=lambda record: record.seq):
+        warning, reason, message = _said(task, record, late=record.seq not in counted)
+        lines.append(
+            EventLine(record.at, "Warning" if warning else "Normal", reason, one_line(message, TEXT_WIDTH), record.seq)
+        )
+    if isinstance(state, Failed | Cancelled | Waiting | RetryingModel):
+        view = describe_state(state)
+        kind: Literal["Normal", "Warning"] = "Normal" if isinstance(state, Waiting | Cancelled) else "Warning"
+        lines.append(EventLine(state.updated_at, kind, view.reason, one_line(view.status_detail, TEXT_WIDTH), 0))
+    return lines
+
+
+def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
+    """Whether it is a warning, the reason, and the message."""
+    match record.fact:
+        case TaskSubmitted(spec=spec):
+            return False, "Initializing", f"submitted for agent {spec.agent!r}"
+        case ConversationStarted(messages=messages):
+            return False, "ValidationSucceeded", f"conversation started with {len(messages)} messages"
+        case CallModel(turn=turn, attempt=attempt):
+            again = f", attempt {attempt}" if attempt > 1 else ""
+            return False, "SendingContextWindowToLLM", f"turn {turn}{again}"
+        case ModelAnswered() as answer:
+            return _answer(answer, late=late)
+        case ModelFailed() as failure:
+            return True, *_failure(failure)
+        case RunTool(request=request, n=n, tool=tool):
+            return False, "ToolCallCreated", f"{toolcall_name(task, request, n)}: {tool}"
+        case ToolStarted(attempt=attempt, replica=replica):
+            *_, batch, place = record.subject.split(".")
+            again = f", attempt {attempt}" if attempt > 1 else ""
+            return attempt > 1, "ExecutionStarted", f"{toolcall_name(task, batch, int(place))} on {replica}{again}"
+        case ToolFinished() as result:
+            good = result.outcome == "succeeded"
+            took = f" in {seconds_text(result.latency_s)}" if result.latency_s else ""
+            name = toolcall_name(task, result.request, result.n)
+            message = f"{name}: {result.tool} {result.outcome}{took}: {result.content}"
+            return not good, "ExecutionSucceeded" if good else "ExecutionFailed", message
+        case CancelRequested(by=by, reason=reason):
+            who = f"by {by}" if by else "by somebody"
+            return False, "CancelRequested", f"{who}{f': {reason}' if reason else ''}"
+
+
+def _answer(answer: ModelAnswered, *, late: bool) -> tuple[bool, str, str]:
+    took = f"turn {answer.turn}: {answer.usage.input_tokens}+{answer.usage.output_tokens} tokens"
+    if answer.latency_s:
+        took += f", {seconds_text(answer.latency_s)}"
+    if calls := answer.message.tool_calls:
+        text = f"{took}; calls {', '.join(call.name for call in calls)}"
+        return late, "ToolCallsPending" if not late else "LateAnswer", text
+    if not answer.message.content.strip():
+        return True, "LLMEmptyReply", took
+    return late, "LLMFinalAnswer" if not late else "LateAnswer", f"{took}: {answer.message.content}"
+
+
+def _failure(failure: ModelFailed) -> tuple[str, str]:
+    status = f" with status {failure.status}" if failure.status is not None else ""
+    message = f"turn {failure.turn}, attempt {failure.attempt}: LLM request failed{status}: {failure.error}"
+    refused = failure.failure == "refused" and failure.status is not None
+    return ("LLMRequestFailed4xx" if refused else "LLMRequestFailed"), message

@@ -1,0 +1,193 @@
+"""Telling what happens to a task: lines in a pipe, a live view with streamed text on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.live import ToolProgress
+from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Waiting
+from schemas.task_view import describe_state
+from services.cli.follow import Happening, StateSeen, TextPiece
+from services.cli.history import Recorded
+from services.cli.text import one_line, safe, seconds_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+LINE_WIDTH = 160
+ARGUMENTS_WIDTH = 100
+
+
+class Narrator(Protocol):
+    """Tells happenings as they come."""
+
+    def tell(self, happening: Happening) -> None:
+        """One more happened."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes, or the watcher leaves."""
+        ...
+
+
+def narrator(stream: TextIO, *, live: bool) -> Narrator:
+    """The narrator for a terminal (`live`) or for anything else."""
+    return LiveNarrator(stream) if live else LineNarrator(stream)
+
+
+class LineNarrator:
+    """One line for each thing that happened; the model's own text as it is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._detail = ""
+
+    def tell(self, happening: Happening) -> None:
+        """Write its lines."""
+        match happening:
+            case Recorded():
+                lines = said(happening)
+            case StateSeen(state=state):
+                lines = self._changed(state)
+            case TextPiece() | ToolProgress():
+                lines = []
+        for line in lines:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _changed(self, state: State) -> list[str]:
+        view = describe_state(state)
+        detail = f"{view.phase}: {one_line(view.status_detail, LINE_WIDTH)}"
+        if detail == self._detail:
+            return []
+        self._detail = detail
+        return [detail]
+
+
+class LiveNarrator:
+    """Streamed text, tool calls as they come and end, and a line at the bottom with what is being waited for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console  # noqa: PLC0415 - only for a terminal
+
+        self._console: Console = Console(file=stream, highlight=False)
+        self._status: Status | None = None
+        self._open = ""
+        """What was streamed of the text that is not complete yet."""
+
+    def tell(self, happening: Happening) -> None:
+        """Show it."""
+        match happening:
+            case TextPiece(text=text):
+                self._hush()
+                self._open += text
+                self._console.print(safe(text), end="", markup=False, soft_wrap=True)
+            case ToolProgress(tool=tool, progress=progress, total=total, message=message):
+                share = f" {progress:g}{f' of {total:g}' if total else ''}" if progress is not None else ""
+                self._wait(f"{tool}{share} {one_line(message, 60)}".rstrip())
+            case Recorded():
+                self._hush()
+                self._record(happening)
+            case StateSeen(state=state):
+                self._state(state)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._end_text()
+        self._hush()
+
+    def _record(self, record: Recorded) -> None:
+        match record.fact:
+            case ModelAnswered(message=message):
+                rest = message.content.removeprefix(self._open) if self._open else message.content
+                if self._open and not message.content.startswith(self._open):
+                    self._end_text()
+                    rest = message.content
+                if rest:
+                    self._console.print(safe(rest), end="", markup=False, soft_wrap=True)
+                self._open = self._open or message.content
+                self._end_text()
+                for call in message.tool_calls:
+                    arguments = one_line(call.arguments, ARGUMENTS_WIDTH)
+                    self._line(f"→ {call.name} {arguments}", "cyan")
+            case ToolFinished() as result:
+                self._end_text()
+                good = result.outcome == "succeeded"
+                self._line(f"{'✓' if good else '✗'} {_result(result)}", "green" if good else "red")
+            case ModelFailed():
+                self._end_text()
+                for line in said(record):
+                    self._line(f"! {line}", "yellow")
+            case CancelRequested():
+                for line in said(record):
+                    self._line(line, "yellow")
+            case _:
+                pass
+
+    def _state(self, state: State) -> None:
+        view = describe_state(state)
+        match state:
+            case AwaitingModel(turn=turn):
+                if not self._open:
+                    self._wait(f"waiting for the model, turn {turn}")
+            case AwaitingTools(calls=calls):
+                self._wait(f"running {', '.join(call.tool for call in calls)}")
+            case Waiting() | RetryingModel():
+                self._wait(view.status_detail)
+            case _:
+                self._hush()
+
+    def _end_text(self) -> None:
+        if self._open:
+            self._console.print()
+            self._open = ""
+
+    def _line(self, text: str, style: str) -> None:
+        self._console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def _wait(self, text: str) -> None:
+        if self._open:
+            return
+        if self._status is None:
+            self._status = self._console.status("")
+            self._status.start()
+        from rich.text import Text  # noqa: PLC0415 - only for a terminal
+
+        self._status.update(Text(one_line(text, LINE_WIDTH), style="dim"))
+
+    def _hush(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def said(record: Recorded) -> list[str]:
+    """A recorded fact as lines; nothing for what the change of the state says as well."""
+    match record.fact:
+        case TaskSubmitted(task=task, spec=spec):
+            return [f"task {task} for agent {spec.agent}"]
+        case ModelAnswered(message=message):
+            lines = safe(message.content).splitlines()
+            return [
+                *lines,
+                *(f"call {call.name} {one_line(call.arguments, ARGUMENTS_WIDTH)}" for call in message.tool_calls),
+            ]
+        case ModelFailed(error=error, status=status, attempt=attempt):
+            code = f" with status {status}" if status is not None else ""
+            return [f"model call failed{code}, attempt {attempt}: {one_line(error, LINE_WIDTH)}"]
+        case ToolFinished() as result:
+            return [f"result {_result(result)}"]
+        case CancelRequested(by=by, reason=reason):
+            return [f"cancel requested{f' by {by}' if by else ''}{f': {one_line(reason)}' if reason else ''}"]
+        case _:
+            return []
+
+
+def _result(result: ToolFinished) -> str:
+    took = f" in {seconds_text(result.latency_s)}" if result.latency_s else ""
+    return one_line(f"{result.tool} {result.outcome}{took}: {result.content}", LINE_WIDTH)
