@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from schemas.messages import Message, SystemMessage, UserMessage
@@ -15,11 +16,11 @@ from services.runtime.errors import RetryLater
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from services.runtime.resources import Resources
 
 logger = logging.getLogger(__name__)
+
+Woken = Callable[[set[tuple[str, str]]], Awaitable[None]]
 
 
 class Agents:
@@ -43,8 +44,8 @@ class Agents:
         verdict = self._evaluate(agent)
         return "" if verdict == READY else f'Waiting for agent "{name}" to become ready: {verdict.detail}'
 
-    def start(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
-        """Keep statuses true from now on; call `woken(namespace, name)` for each agent that becomes ready."""
+    def start(self, woken: Woken) -> None:
+        """Keep statuses true from now on; call `woken` with the agents that became ready, by namespace and name."""
         self._resources.on_change(self._on_change)
         self._tasks.spawn(self._run(woken), name="agent-readiness")
 
@@ -56,7 +57,7 @@ class Agents:
         if not (key.kind == "Agent" and key.part == "status"):
             self._changed.set()
 
-    async def _run(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
+    async def _run(self, woken: Woken) -> None:
         await self._resources.loaded()
         while True:
             self._changed.clear()
@@ -68,7 +69,7 @@ class Agents:
                 continue
             await self._changed.wait()
 
-    async def _say(self, woken: Callable[[str, str], Awaitable[None]]) -> None:
+    async def _say(self, woken: Woken) -> None:
         ready: set[tuple[str, str]] = set()
         for agent, _ in self._resources.all(Agent):
             name = (agent.metadata.namespace, agent.metadata.name)
@@ -78,8 +79,8 @@ class Agents:
             await self._resources.set_status("Agent", *name, status=verdict.status, detail=verdict.detail)
         news = ready - self._ready
         self._ready = ready
-        for name in sorted(news):
-            await woken(*name)
+        if news:
+            await woken(news)
 
     def _evaluate(self, agent: Agent) -> Verdict:
         namespace = agent.metadata.namespace

@@ -28,8 +28,14 @@ class Planner:
         steps = Steps(runtime.bus, self._table, self._agents, runtime.metrics)
         self._events = Events(runtime.bus, steps, self._table, runtime.metrics, runtime.traces)
         self._requests = Requests(runtime.bus, steps)
-        self._reconciler = Reconciler(
-            runtime.bus, steps, self._events, self._table, runtime.metrics, every_s=runtime.settings.reconcile_s
+        self.reconciler = Reconciler(
+            runtime.bus,
+            steps,
+            self._events,
+            self._table,
+            runtime.metrics,
+            every_s=runtime.settings.reconcile_s,
+            retention_s=runtime.settings.retention_s,
         )
         self._unsubscribe: Unsubscribe | None = None
 
@@ -50,15 +56,15 @@ class Planner:
         self._unsubscribe = await self._bus.signals.subscribe(
             subjects.ASK_ALL, self._requests.on_ask, queue=subjects.ASK_QUEUE
         )
-        self._agents.start(self._reconciler.wake)
-        self._reconciler.start()
+        self._agents.start(self.reconciler.wake)
+        self.reconciler.start()
 
     async def stop(self) -> None:
         """End all that."""
         if self._unsubscribe is not None:
             await self._unsubscribe()
         await self._agents.stop()
-        await self._reconciler.stop()
+        await self.reconciler.stop()
 
 
 def build(runtime: Runtime) -> Planner:

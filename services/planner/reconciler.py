@@ -52,7 +52,15 @@ class Reconciler:
     """Walks the tasks of all partitions."""
 
     def __init__(
-        self, bus: Bus, steps: Steps, events: Events, table: TaskTable, metrics: Metrics, *, every_s: float
+        self,
+        bus: Bus,
+        steps: Steps,
+        events: Events,
+        table: TaskTable,
+        metrics: Metrics,
+        *,
+        every_s: float,
+        retention_s: float,
     ) -> None:
         self._bus = bus
         self._steps = steps
@@ -60,6 +68,7 @@ class Reconciler:
         self._table = table
         self._metrics = metrics
         self._every_s = every_s
+        self._retention_s = retention_s
         self._ended: set[str] = set()
         self._tasks = Tasks()
         self._random = random.Random()  # noqa: S311 - spreads the walks of replicas
@@ -90,19 +99,27 @@ class Reconciler:
         for partition in range(self._bus.partitions):
             for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.>"):
                 if isinstance(state, FinalAnswer | Failed | Cancelled):
-                    self._ended.add(entry.subject)
+                    await self._look_at_ended(entry.subject, state)
                     continue
                 live += 1
                 await self._look(task_of(entry.subject), state)
         self._metrics.walked.set(live)
         return live
 
-    async def wake(self, namespace: str, agent: str) -> None:
-        """Move the tasks that wait for an agent which has become ready."""
-        for partition in range(self._bus.partitions):
-            for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.{namespace}.*"):
-                if isinstance(state, Initializing | Waiting) and state.agent == agent:
-                    await self._steps.look_at_agent(task_of(entry.subject))
+    async def _look_at_ended(self, subject: str, state: FinalAnswer | Failed | Cancelled) -> None:
+        if not self._retention_s:
+            self._ended.add(subject)
+        elif (self._bus.clock.now() - state.ended_at).total_seconds() > self._retention_s:
+            await self._steps.remove(task_of(subject))
+            logger.info("removed ended task %s", subject, extra={"action": "task.removed"})
+
+    async def wake(self, agents: set[tuple[str, str]]) -> None:
+        """Move the tasks that wait for agents which have become ready; each is a namespace and a name."""
+        for namespace in sorted({namespace for namespace, _ in agents}):
+            for partition in range(self._bus.partitions):
+                for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.{namespace}.*"):
+                    if isinstance(state, Initializing | Waiting) and (namespace, state.agent) in agents:
+                        await self._steps.look_at_agent(task_of(entry.subject))
 
     async def _states(self, partition: int, filter_: str) -> list[tuple[Entry, State]]:
         log = self._bus.log(partition)

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
+LABELS_MAX = 16
+LABEL_LENGTH_MAX = 128
 _REPLY_SUBJECT = re.compile(r"_INBOX[A-Za-z0-9_.-]*")
 _BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]\.role`")
 
@@ -218,6 +220,7 @@ def _checked(request: SubmitTask) -> TaskSpec:
     check_resource_name("agentName", request.agent_name)
     check_task_input(request.user_message, request.context_window)
     _check_limits(request.limits)
+    _check_labels(request.labels)
     return TaskSpec(
         agent=request.agent_name,
         user_message=request.user_message,
@@ -226,6 +229,14 @@ def _checked(request: SubmitTask) -> TaskSpec:
         labels=request.labels,
         contact_channel=request.contact_channel_ref,
     )
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > LABELS_MAX:
+        raise InvalidRequest(f"labels has {len(labels)} entries; {LABELS_MAX} at most")
+    for key, value in labels.items():
+        if not 0 < len(key) <= LABEL_LENGTH_MAX or len(value) > LABEL_LENGTH_MAX:
+            raise InvalidRequest(f"label {key[:40]!r}: keys and values have {LABEL_LENGTH_MAX} characters at most")
 
 
 def _check_limits(limits: Limits) -> None:

@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long SIGTERM waits for work in hand, in seconds."""
     reconcile_s: float = 30.0
     """How often every live task is looked at, in seconds."""
+    retention_s: float = 0.0
+    """How long an ended task is kept before the planner removes it, in seconds; 0: until somebody deletes it."""
     secrets_dir: str = ""
     """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
     http_host: str = "127.0.0.1"

@@ -213,6 +213,8 @@ def _model_replied(state: Live, happened: ModelReplied) -> State:
 
 def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
     event = happened.event
+    if problem := policy.unreasonable(event.message.tool_calls):
+        return _failed(state, happened.subject, event.at, "LLMRequestFailed", problem)
     wanted = AwaitingTools(
         **_header(state, event.at, window=(*state.window, happened.seq)),
         budget=state.budget,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
 from schemas.events import ModelFailed
-from schemas.messages import Usage
+from schemas.messages import ToolCall, Usage
 from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, Limits
 from schemas.task import Budget, FailureReason, Spend
 
@@ -18,6 +19,10 @@ ATTEMPTS_MAX = 10
 """Attempts at one model call, the first included, before the task fails."""
 EMPTY_REPLIES_MAX = 3
 """Empty replies to one turn before the task fails."""
+CALLS_MAX = 128
+"""Tool calls of one answer. OpenAI offers a model 128 tools at most; more calls than that at once are a runaway."""
+CALL_TEXT_MAX = 256
+"""Characters of a call's id or tool name, which the state holds."""
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 RETRY_AFTER_MAX_S = 3600.0
@@ -65,6 +70,15 @@ def exhausted(spend: Spend, budget: Budget, next_turn: int) -> tuple[FailureReas
     if budget.max_cost_usd is not None and spend.cost_usd >= budget.max_cost_usd:
         return "MaxCostReached", f"spent {spend.cost_usd} of {budget.max_cost_usd} US dollars (maxCost)"
     return None
+
+
+def unreasonable(calls: Sequence[ToolCall]) -> str:
+    """Why an answer's calls cannot be taken, or empty."""
+    if len(calls) > CALLS_MAX:
+        return f"the model asked for {len(calls)} tool calls at once; {CALLS_MAX} at most"
+    if any(len(call.id) > CALL_TEXT_MAX or len(call.name) > CALL_TEXT_MAX for call in calls):
+        return f"the model asked for a tool call whose id or name has more than {CALL_TEXT_MAX} characters"
+    return ""
 
 
 def backoff(task: str, failure: ModelFailed) -> timedelta:

@@ -25,7 +25,7 @@ from schemas.task_view import describe_state
 from services.planner.core.inputs import AgentReady, AgentUnready, ConversationPinned, Input, Undeliverable
 from services.planner.core.machine import Impossible, transition
 from services.planner.core.outstanding import Timer, outstanding, timers
-from services.planner.core.policy import ATTEMPTS_MAX, EMPTY_REPLIES_MAX
+from services.planner.core.policy import ATTEMPTS_MAX, CALL_TEXT_MAX, CALLS_MAX, EMPTY_REPLIES_MAX
 from tests.support.playbook import (
     TASK,
     answered,
@@ -208,6 +208,14 @@ def test_an_exhausted_budget_ends_the_task_before_the_next_call(budget: Budget, 
     assert state.reason == reason
     assert state.spend == Spend(model_calls=1, input_tokens=90, output_tokens=10, cost_usd=Decimal("0.01"))
     assert len(outstanding(state)) == 1
+
+
+def test_a_runaway_answer_fails_the_task_and_is_not_taken_into_the_conversation() -> None:
+    start = play(None, (submitted(), ()), (pinned(), (model(1),)))
+    for runaway in (answered(1, *["a__x"] * (CALLS_MAX + 1)), answered(1, "x" * (CALL_TEXT_MAX + 1))):
+        state = play(start, (runaway, ()))
+        assert isinstance(state, Failed)
+        assert state.window == (2,)
 
 
 def test_a_cancelled_task_gives_every_open_call_a_result() -> None:
