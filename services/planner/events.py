@@ -16,7 +16,7 @@ from schemas.events import (
     ToolFinished,
     decode_task_event,
 )
-from schemas.subjects import TaskSubjects, task_of
+from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, Waiting
 from schemas.wire import decode
 from services.planner.core.inputs import (
@@ -62,7 +62,7 @@ class Events:
         task = task_of(inbound.subject)
         event = decode_task_event(inbound.data)
         name = type(event).__name__
-        parent = inbound.headers.get("traceparent", "")
+        parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
             self._traces.span(
@@ -147,14 +147,18 @@ class Events:
         """A wake-up: look whether it is time, by the state and not by the timer."""
         task = task_of(inbound.subject)
         fired = decode(inbound.data, TimerFired)
-        with log_ids(namespace=task.namespace, task=task.task):
+        parent = inbound.headers.get(TRACEPARENT, "")
+        with (
+            log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
+            self._traces.span(f"timer {fired.timer}", parent, kind="consumer"),
+        ):
             match fired.timer:
                 case "deadline":
                     await self.deadline(task, inbound.subject)
                 case "retry":
                     await self.retry(task)
                 case "recheck":
-                    await self._recheck(task)
+                    await self._recheck(task, inbound)
                 case _:
                     assert_never(fired.timer)
 
@@ -174,11 +178,12 @@ class Events:
 
         return await self._steps.step(task, decide, at_least=0, again=True)
 
-    async def _recheck(self, task: TaskSubjects) -> None:
+    async def _recheck(self, task: TaskSubjects, inbound: Inbound) -> None:
         if await self._steps.look_at_agent(task):
             return
         state = (await self._table.load(task, 0)).state
         if isinstance(state, Waiting):
             now = self._bus.clock.now()
             due = now + recheck_after(state.since, now)
-            await self._table.set_timer(task, Timer(kind="recheck", id="recheck", due=due))
+            timer = Timer(kind="recheck", id="recheck", due=due)
+            await self._table.set_timer(task, timer, inbound.headers)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from schemas.commands import CallModel, RunTool
 from schemas.events import TimerFired, ToolFinished
 from schemas.live import TaskChanged
-from schemas.subjects import TaskSubjects
+from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.task_view import describe_state
 from schemas.wire import encode
@@ -74,11 +75,11 @@ class TaskTable:
 
     async def commit(self, task: TaskSubjects, held: Held, state: State) -> Held:
         """Write the next state; raises `Conflict` if `held` is not the newest one."""
+        headers = _context(state)
         old = timers(held.state) if held.state is not None else ()
         for timer in timers(state):
             if timer not in old:
-                await self.set_timer(task, timer)
-        headers = trace_headers()
+                await self.set_timer(task, timer, headers)
         change = Change(
             state=Outgoing(task.state, encode(state), headers),
             expected=held.revision,
@@ -93,19 +94,17 @@ class TaskTable:
     async def ensure(self, task: TaskSubjects, state: State) -> int:
         """Ensure what must be under way for a state; how many things were not."""
         log = self._bus.log(task.partition)
-        headers = trace_headers()
+        headers = _context(state)
         missing = 0
         for wanted in outstanding(state):
             if await log.record(_outgoing(task, wanted, headers)) is not None:
                 missing += 1
         return missing
 
-    async def set_timer(self, task: TaskSubjects, timer: Timer) -> None:
+    async def set_timer(self, task: TaskSubjects, timer: Timer, headers: Mapping[str, str]) -> None:
         """Set a wake-up, replacing the one of the same id."""
         fired = TimerFired(timer=timer.kind, due=timer.due, turn=timer.turn, attempt=timer.attempt)
-        await self._bus.timers.set(
-            task.timer(timer.id), task.timer_fired(timer.id), timer.due, encode(fired), trace_headers()
-        )
+        await self._bus.timers.set(task.timer(timer.id), task.timer_fired(timer.id), timer.due, encode(fired), headers)
 
     def _remember(self, task: TaskSubjects, held: Held) -> Held:
         if isinstance(held.state, FinalAnswer | Failed | Cancelled):
@@ -171,6 +170,11 @@ class TaskTable:
             },
             error=view.error,
         )
+
+
+def _context(state: State) -> dict[str, str]:
+    """The trace at hand, or the task's own if there is none: a timer or a walk goes on in the task's trace."""
+    return trace_headers() or ({TRACEPARENT: state.traceparent} if state.traceparent else {})
 
 
 def _outgoing(task: TaskSubjects, wanted: Outstanding, headers: dict[str, str]) -> Outgoing:

@@ -33,12 +33,12 @@ WAIT_S = 5.0
 decode_reply: Callable[[bytes], Reply] = decoder_of(Reply)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until a condition holds; fails after 5 s, saying what never came true."""
-    deadline = asyncio.get_running_loop().time() + WAIT_S
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, wait_s: float = WAIT_S) -> None:
+    """Wait until a condition holds; fails after `wait_s`, saying what never came true."""
+    deadline = asyncio.get_running_loop().time() + wait_s
     while not await condition():
         if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {WAIT_S:g} s: {what}")
+            raise AssertionError(f"not within {wait_s:g} s: {what}")
         await asyncio.sleep(0.005)
 
 
@@ -102,7 +102,7 @@ class Stage:
         entry = await self.bus.log(task.partition).get(task.state)
         return decode_state(entry.data) if entry is not None else None
 
-    async def until_state(self, task: TaskSubjects, kind: type[S]) -> S:
+    async def until_state(self, task: TaskSubjects, kind: type[S], *, wait_s: float = WAIT_S) -> S:
         """Wait until a task is in a state of this kind."""
         found: list[State | None] = []
 
@@ -111,7 +111,7 @@ class Stage:
             return isinstance(found[0], kind)
 
         try:
-            await until(there, f"task {task.task} in {kind.__name__}")
+            await until(there, f"task {task.task} in {kind.__name__}", wait_s=wait_s)
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {found[0]}") from None
         state = found[0]
