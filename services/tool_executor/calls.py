@@ -1,0 +1,164 @@
+"""One call of one tool, from a resolved name to an outcome: the ledger, the server, and what to do when it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from schemas.messages import ToolOutcome
+from services.runtime.ports import Log
+from services.tool_executor.core.ledger import Unknown
+from services.tool_executor.core.policy import CallPolicy
+from services.tool_executor.core.results import Reply, cap, render
+from services.tool_executor.ledger import Begun, Ledger
+from services.tool_executor.mcp.errors import Lost, NotStarted, TimedOut
+
+if TYPE_CHECKING:
+    from services.tool_executor.mcp.connection import Progress
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 3
+"""How often a call that may be repeated is made when its connection ends in the middle."""
+CONNECT_WAIT_S = 5.0
+"""How long a call waits for its server's connection before the message is handed back."""
+
+MAYBE = "It had been started, so it may or may not have taken effect. Find out before you repeat it."
+
+
+class ToolServer(Protocol):
+    """A server of tools, as a call needs it."""
+
+    detail: str
+    """Why it cannot be called now, as far as is known."""
+    calls: int
+    """Calls that run or wait for a slot."""
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """One of the calls that may run at once."""
+        ...
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Wait until it can be called."""
+        ...
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        meta: Mapping[str, Any],
+        progress: Progress | None = None,
+    ) -> Reply:
+        """Call a tool. Raises `NotStarted`, `Lost` or `TimedOut`."""
+        ...
+
+
+class NotNow(Exception):
+    """The server cannot be called now, and nothing was started. The text says which one and why."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is ready to be made."""
+
+    log: Log
+    ledger_subject: str
+    redelivered: bool
+    server_name: str
+    server: ToolServer
+    tool: str
+    """The server's own name of it."""
+    arguments: Mapping[str, Any]
+    policy: CallPolicy
+    meta: Mapping[str, Any]
+    progress: Progress | None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a call ended."""
+
+    outcome: ToolOutcome
+    content: str
+    attempt: int = 1
+
+
+class Caller:
+    """Makes calls."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def make(self, call: Call) -> Outcome:
+        """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `Unavailable`."""
+        async with call.server.slot():
+            if not await call.server.ready(CONNECT_WAIT_S):
+                raise NotNow(_not_connected(call))
+            begun: Begun | None = None
+            if not call.policy.repeatable:
+                found = await self._ledger.begin(
+                    call.log, call.ledger_subject, call.policy.on_uncertain, look_first=call.redelivered
+                )
+                if isinstance(found, Unknown):
+                    return Outcome("unknown", f"Whoever ran this call was interrupted. {MAYBE}", found.entry.attempt)
+                begun = found
+            return await self._attempts(call, begun)
+
+    async def _attempts(self, call: Call, begun: Begun | None) -> Outcome:
+        lost = not_started = 0
+        while True:
+            attempt = begun.entry.attempt if begun else lost + 1
+            try:
+                return self._ended(call, await self._once(call), attempt)
+            except TimedOut as error:
+                return Outcome("timed_out", _timed_out(call, error), attempt)
+            except NotStarted as error:
+                not_started += 1
+                if begun:
+                    self._ledger.not_used(call.ledger_subject, begun)
+                if not_started == ATTEMPTS_MAX:
+                    raise NotNow(_not_connected(call)) from error
+            except Lost as error:
+                lost += 1
+                if not (call.policy.repeatable or call.policy.on_uncertain == "retry"):
+                    return Outcome("unknown", f"{_ended_in(call, error)} {MAYBE}", attempt)
+                if lost == ATTEMPTS_MAX:
+                    return Outcome("failed", f"{_ended_in(call, error)} It was tried {lost} times.", attempt)
+                if begun:
+                    begun = await self._ledger.again(call.log, call.ledger_subject, begun)
+                    if begun is None:
+                        return Outcome("unknown", f"{_ended_in(call, error)} {MAYBE}", attempt)
+            if not await call.server.ready(CONNECT_WAIT_S):
+                raise NotNow(_not_connected(call))
+
+    async def _once(self, call: Call) -> Reply:
+        self._ledger.used(call.ledger_subject)
+        return await call.server.call(
+            call.tool,
+            call.arguments,
+            timeout_s=call.policy.timeout_s,
+            meta=call.meta,
+            progress=call.progress,
+        )
+
+    def _ended(self, call: Call, reply: Reply, attempt: int) -> Outcome:
+        content = render(reply)
+        logger.debug("%s of %s returned %d characters", call.tool, call.server_name, len(content))
+        return Outcome("failed" if reply.is_error else "succeeded", content, attempt)
+
+
+def _ended_in(call: Call, error: Lost) -> str:
+    return f"The call of {call.tool!r} was interrupted: {error} ({call.server_name})."
+
+
+def _timed_out(call: Call, error: TimedOut) -> str:
+    text = f"{call.tool!r} of {call.server_name} gave {error}, and was told to stop."
+    return text if call.policy.repeatable else f"{text} {MAYBE}"
+
+
+def _not_connected(call: Call) -> str:
+    return cap(f"MCP server {call.server_name!r} is not connected: {call.server.detail or 'it is being started'}", 1000)

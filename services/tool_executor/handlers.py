@@ -1,0 +1,264 @@
+"""Handles the commands to run tools: one result for each, whatever happens.
+
+    is there a result already?  ->  read the model's answer  ->  resolve and check  ->  make the call  ->  record
+
+What the model did wrong, and what the server says, become results that the model reads. What passes by itself is
+handed back a bounded number of times and then becomes a result, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from schemas import ids
+from schemas.commands import RunTool
+from schemas.dead_letters import DeadReason
+from schemas.events import ModelAnswered, ToolFinished
+from schemas.messages import ToolCall
+from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.task import AwaitingTools, decode_state
+from schemas.wire import decode, encode
+from services.runtime.consumer import Inbound
+from services.runtime.errors import Broken, RetryLater, Unavailable
+from services.runtime.ports import Log, Outgoing
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import trace_headers, trace_id
+from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
+from services.tool_executor.core import arguments
+from services.tool_executor.core.arguments import BadArguments
+from services.tool_executor.ledger import Ledger
+from services.tool_executor.mcp.pool import ServerKey
+from services.tool_executor.progress import ProgressReport
+from services.tool_executor.resolve import Target, resolve
+from services.tool_executor.running import Running, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.runtime.service import Runtime
+    from services.tool_executor.calls import ToolServer
+
+logger = logging.getLogger(__name__)
+
+FRESH_S = 1.0
+"""A command that is older when it arrives may belong to a task that has ended meanwhile: look before running it."""
+HANDED_BACK_MAX = 6
+"""How often a call whose server cannot be called now is handed back before that is its result."""
+HAND_BACK_S = 2.0
+BUSY_S = 0.25
+BUSY_MAX_S = 10.0
+RECORD_PATIENCE_S = 30.0
+"""How long a result in hand is tried to be recorded before the message is handed back."""
+RECORD_PAUSE_S = 0.2
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivered command and where it belongs."""
+
+    run: RunTool
+    subjects: TaskSubjects
+    log: Log
+    inbound: Inbound
+    redelivered: bool
+
+    @property
+    def result_subject(self) -> str:
+        """Where the one result goes."""
+        return self.subjects.tool_event(self.run.request, self.run.n)
+
+    @property
+    def name(self) -> str:
+        """The call's readable name."""
+        return ids.toolcall_name(self.run.task, self.run.request, self.run.n)
+
+
+class ToolCommands:
+    """The handler of the tool-executor's consumer."""
+
+    def __init__(self, runtime: Runtime, find: Callable[[ServerKey], ToolServer | None]) -> None:
+        self._runtime = runtime
+        self._clock = runtime.bus.clock
+        self._find = find
+        self.running = Running()
+        settings = runtime.settings
+        self._caller = Caller(Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics))
+        self._handed_back_max = min(HANDED_BACK_MAX, settings.deliveries_max - 1)
+
+    async def handle(self, inbound: Inbound) -> None:
+        """Run the tool that a command asks for, and record its result."""
+        subjects = task_of(inbound.subject)
+        run = decode(inbound.data, RunTool)
+        result = subjects.tool_event(run.request, run.n)
+        name = ids.toolcall_name(run.task, run.request, run.n)
+        trace = inbound.headers.get(TRACEPARENT, "")
+        await self._runtime.resources.loaded()
+        with log_ids(namespace=run.namespace, task=run.task, toolcall=name, trace=trace_id(trace)):
+            async with self.running.alone(result) as waited:
+                command = Command(
+                    run=run,
+                    subjects=subjects,
+                    log=self._runtime.bus.log(subjects.partition),
+                    inbound=inbound,
+                    redelivered=waited or inbound.delivered > 1,
+                )
+                await self._settle(command)
+
+    async def on_dead(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """Give a call whose command is given up a result, so that its task goes on. Harmless if it has one."""
+        try:
+            subjects = task_of(inbound.subject)
+        except ValueError:
+            return
+        request, n = inbound.subject.split(".")[-2:]
+        log = self._runtime.bus.log(subjects.partition)
+        entry = await log.get(subjects.state, at_least=inbound.seq)
+        state = decode_state(entry.data) if entry is not None else None
+        if not isinstance(state, AwaitingTools) or state.request != request:
+            return
+        for call in state.calls:
+            if str(call.n) == n:
+                finished = ToolFinished(
+                    request=request,
+                    n=call.n,
+                    tool_call_id=call.id,
+                    tool=call.tool,
+                    outcome="failed",
+                    content=f"The call could not be carried out ({reason}): {error[:500]}",
+                    at=self._clock.now(),
+                )
+                subject = subjects.tool_event(request, call.n)
+                await log.record(Outgoing(subject, encode(finished), trace_headers()))
+
+    async def _settle(self, command: Command) -> None:
+        if await self._is_over(command):
+            return
+        asked = await self._asked(command)
+        if asked is None:
+            return
+        began = self._clock.now()
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": asked.name,
+            "gen_ai.tool.call.id": asked.id,
+            "gen_ai.tool.type": "function",
+            "holdfast.task": f"{command.run.namespace}/{command.run.task}",
+        }
+        parent = command.inbound.headers.get(TRACEPARENT, "")
+        with self._runtime.traces.span(
+            f"execute_tool {asked.name}", parent, kind="client", attributes=attributes
+        ) as span:
+            try:
+                async with self.running.stoppable(command.subjects):
+                    outcome = await self._outcome(command, asked)
+            except Stopped:
+                outcome = Outcome("cancelled", f"The task was stopped during this call. {MAYBE}")
+            latency_s = max((self._clock.now() - began).total_seconds(), 0.0)
+            span["holdfast.outcome"] = outcome.outcome
+            span["holdfast.attempt"] = outcome.attempt
+            if outcome.outcome != "succeeded":
+                span["error.type"] = outcome.outcome
+            await self._record(command, asked, outcome, latency_s)
+        self._runtime.metrics.tool_seconds.labels(outcome.outcome).observe(latency_s)
+        logger.info(
+            "%s %s after %.3f s: %d bytes in, %d characters out",
+            asked.name,
+            outcome.outcome,
+            latency_s,
+            len(asked.arguments),
+            len(outcome.content),
+            extra={"action": "tool.finished", "outcome": outcome.outcome},
+        )
+
+    async def _is_over(self, command: Command) -> bool:
+        """Whether the call has a result: it was run before, or its task ended before its turn came."""
+        age_s = (self._clock.now() - command.inbound.at).total_seconds()
+        if not command.redelivered and age_s < FRESH_S:
+            return False
+        return await command.log.get(command.result_subject, at_least=command.inbound.seq) is not None
+
+    async def _asked(self, command: Command) -> ToolCall | None:
+        """What the model asked for; None if the task was removed."""
+        run = command.run
+        try:
+            (entry,) = await command.log.read([run.answer_seq])
+        except LookupError as error:
+            if await command.log.get(command.subjects.state, at_least=command.inbound.seq) is None:
+                logger.info("the task was removed", extra={"action": "tool.gone"})
+                return None
+            raise Broken(f"{command.name}: the model's answer {run.answer_seq} is not there") from error
+        calls = decode(entry.data, ModelAnswered).message.tool_calls
+        if not 1 <= run.n <= len(calls):
+            raise Broken(f"{command.name}: the model's answer {run.answer_seq} has {len(calls)} tool calls")
+        return calls[run.n - 1]
+
+    async def _outcome(self, command: Command, asked: ToolCall) -> Outcome:
+        run, delivered = command.run, command.inbound.delivered
+        try:
+            target = resolve(self._runtime.resources, run.namespace, run.agent, asked.name)
+            values = arguments.parse(asked.arguments)
+            arguments.check(target.info.input_schema, values)
+            server = self._server(ServerKey(run.namespace, target.server))
+            self._hand_back_if_busy(server, target, delivered)
+            return await self._caller.make(self._call(command, target, server, values))
+        except BadArguments as wrong:
+            return Outcome("failed", str(wrong))
+        except NotNow as reason:
+            if delivered <= self._handed_back_max:
+                raise RetryLater(str(reason), after_s=HAND_BACK_S) from reason
+            return Outcome("failed", f"{asked.name!r} could not be called. {reason}")
+
+    def _server(self, key: ServerKey) -> ToolServer:
+        server = self._find(key)
+        if server is None:
+            raise NotNow(f"MCP server {key.name!r} is not connected")
+        return server
+
+    def _hand_back_if_busy(self, server: ToolServer, target: Target, delivered: int) -> None:
+        """Leave slots of this process to other servers when one has more calls than it can take."""
+        settings = self._runtime.settings
+        if server.calls >= max(target.concurrency, settings.slots // 2) and delivered < settings.deliveries_max - 1:
+            raise RetryLater(f"MCP server {target.server!r} is busy", after_s=min(BUSY_S * 2**delivered, BUSY_MAX_S))
+
+    def _call(self, command: Command, target: Target, server: ToolServer, values: dict[str, object]) -> Call:
+        run = command.run
+        return Call(
+            log=command.log,
+            ledger_subject=command.subjects.ledger(run.request, run.n),
+            redelivered=command.redelivered,
+            server_name=target.server,
+            server=server,
+            tool=target.info.name,
+            arguments=values,
+            policy=target.policy,
+            meta={"holdfast.dev/idempotency-key": f"{run.namespace}/{command.name}", **trace_headers()},
+            progress=ProgressReport(self._runtime.bus.signals, command.subjects, run),
+        )
+
+    async def _record(self, command: Command, asked: ToolCall, outcome: Outcome, latency_s: float) -> None:
+        finished = ToolFinished(
+            request=command.run.request,
+            n=command.run.n,
+            tool_call_id=asked.id,
+            tool=asked.name,
+            outcome=outcome.outcome,
+            content=outcome.content,
+            at=self._clock.now(),
+            latency_s=round(latency_s, 6),
+            attempt=outcome.attempt,
+        )
+        message = Outgoing(command.result_subject, encode(finished), trace_headers())
+        give_up = self._clock.now() + timedelta(seconds=RECORD_PATIENCE_S)
+        while True:
+            try:
+                if await command.log.record(message) is None:
+                    logger.info("the call had a result already", extra={"action": "tool.late"})
+            except Unavailable:
+                if self._clock.now() > give_up:
+                    raise
+                await self._clock.sleep(RECORD_PAUSE_S)
+            else:
+                return

@@ -1,0 +1,48 @@
+"""The tool-executor: carries out the tool calls that models ask for, once each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schemas import subjects
+from services.runtime.service import Service, Subscription
+from services.tool_executor.handlers import ToolCommands
+from services.tool_executor.readiness import Readiness
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Unsubscribe
+    from services.runtime.service import Runtime
+
+
+class ToolExecutor:
+    """The service."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._bus = runtime.bus
+        self._readiness = Readiness(runtime)
+        self._commands = ToolCommands(runtime, self._readiness.pool.connections.get)
+        self._unsubscribe: Unsubscribe | None = None
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """The commands to run tools, of every partition."""
+        return [
+            Subscription(subjects.TOOL_EXECUTOR, partition, self._commands.handle, self._commands.on_dead)
+            for partition in range(self._bus.partitions)
+        ]
+
+    async def start(self) -> None:
+        """Connect to the servers that are declared, and listen for tasks that are stopped."""
+        self._unsubscribe = await self._bus.signals.subscribe(subjects.STOP_ALL, self._commands.running.on_stop)
+        await self._readiness.start()
+
+    async def stop(self) -> None:
+        """Leave no server's process behind."""
+        if self._unsubscribe is not None:
+            await self._unsubscribe()
+        await self._readiness.stop()
+
+
+def build(runtime: Runtime) -> Service:
+    """The service, wired up."""
+    return ToolExecutor(runtime)

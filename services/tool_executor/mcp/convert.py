@@ -1,0 +1,78 @@
+"""From the SDK's types to ours."""
+
+from __future__ import annotations
+
+import json
+from typing import assert_never
+
+from mcp_types import (
+    AudioContent,
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    ResourceLink,
+    TextContent,
+    Tool,
+)
+
+from schemas.resources import ToolAnnotations, ToolInfo
+from services.tool_executor.core.results import Attachment, Part, Reply, Text, size_of_base64
+
+DESCRIPTION_LENGTH_MAX = 8_000
+
+
+def tool_info(tool: Tool) -> ToolInfo:
+    """A tool as its server describes it."""
+    hints = tool.annotations
+    return ToolInfo(
+        name=tool.name,
+        description=(tool.description or tool.title or "")[:DESCRIPTION_LENGTH_MAX],
+        input_schema=tool.input_schema,
+        annotations=ToolAnnotations()
+        if hints is None
+        else ToolAnnotations(
+            read_only=hints.read_only_hint,
+            idempotent=hints.idempotent_hint,
+            destructive=hints.destructive_hint,
+            open_world=hints.open_world_hint,
+        ),
+    )
+
+
+def reply_of(result: CallToolResult) -> Reply:
+    """What a tool returned."""
+    structured = result.structured_content
+    return Reply(
+        parts=tuple(_part(block) for block in result.content),
+        structured="" if structured is None else json.dumps(structured, ensure_ascii=False),
+        is_error=result.is_error,
+    )
+
+
+def _part(block: ContentBlock) -> Part:
+    match block:
+        case TextContent():
+            return Text(block.text)
+        case ImageContent():
+            return Attachment(kind="image", mime_type=block.mime_type, size=size_of_base64(block.data))
+        case AudioContent():
+            return Attachment(kind="audio", mime_type=block.mime_type, size=size_of_base64(block.data))
+        case ResourceLink():
+            return Attachment(
+                kind="resource link", mime_type=block.mime_type or "", size=block.size, name=str(block.uri)
+            )
+        case EmbeddedResource():
+            return _resource(block)
+        case _:
+            assert_never(block)
+
+
+def _resource(block: EmbeddedResource) -> Attachment:
+    found = block.resource
+    mime_type, name = found.mime_type or "", str(found.uri)
+    if isinstance(found, BlobResourceContents):
+        return Attachment(kind="resource", mime_type=mime_type, size=size_of_base64(found.blob), name=name)
+    size = len(found.text.encode(errors="replace"))
+    return Attachment(kind="resource", mime_type=mime_type, size=size, name=name, text=found.text)

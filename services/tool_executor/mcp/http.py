@@ -1,0 +1,89 @@
+"""The streamable HTTP transport: the SDK's, told how long to wait and how much to read, and asked what the server said.
+
+The SDK reports every refused request in the same words; the status that a response had is kept here, for the call
+that it belongs to and for the connection's status text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from http import HTTPStatus
+
+import httpx2
+from mcp.client._transport import TransportStreams
+from mcp.client.streamable_http import streamable_http_client
+
+from services.tool_executor.mcp.launch import Launch
+from services.tool_executor.mcp.stdio import MESSAGE_BYTES_MAX
+
+CONNECT_TIMEOUT_S = 10.0
+GOODBYE_TIMEOUT_S = 2.0
+
+
+class Answered:
+    """The status of the last response to the requests that were made with this in the context."""
+
+    def __init__(self) -> None:
+        self.status = 0
+
+    @property
+    def text(self) -> str:
+        """The status and its phrase."""
+        try:
+            return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            return f"HTTP {self.status}"
+
+
+answered: ContextVar[Answered | None] = ContextVar("holdfast_mcp_answered", default=None)
+
+
+@asynccontextmanager
+async def http_streams(launch: Launch) -> AsyncGenerator[TransportStreams]:
+    """A connection to a server; what is yielded goes to the SDK's session."""
+    client = httpx2.AsyncClient(
+        headers=dict(launch.headers),
+        timeout=httpx2.Timeout(CONNECT_TIMEOUT_S, read=launch.read_timeout_s),
+        limits=httpx2.Limits(max_connections=launch.concurrency + 8, max_keepalive_connections=4),
+        event_hooks={"request": [_hurry], "response": [_note]},
+        follow_redirects=False,
+    )
+    async with (
+        client,
+        streamable_http_client(launch.url, http_client=client, max_sse_event_size=MESSAGE_BYTES_MAX) as streams,
+    ):
+        yield streams
+
+
+async def _hurry(request: httpx2.Request) -> None:
+    """The goodbye of a session waits for nobody."""
+    if request.method == "DELETE":
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_TIMEOUT_S)
+
+
+async def _note(response: httpx2.Response) -> None:
+    if (note := answered.get()) is not None:
+        note.status = response.status_code
+    if response.headers.get("content-type", "").lower().startswith("application/json"):
+        response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that may not be longer than one message."""
+
+    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> None:
+        assert isinstance(stream, httpx2.AsyncByteStream)
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > MESSAGE_BYTES_MAX:
+                raise httpx2.StreamError(f"the answer has more than {MESSAGE_BYTES_MAX} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,0 +1,214 @@
+"""One open session with a server, by the official SDK: tools listed, calls made, changes noticed.
+
+Both eras of the protocol are spoken: a server of 2026-07-28 is asked by `server/discover`, an older one is greeted by
+`initialize`; the SDK finds out. Later features (resources, prompts, elicitation, sign-in) belong here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+import httpx2
+from mcp.client._transport import Transport
+from mcp.client.client import Client
+from mcp.client.session import IncomingMessage
+from mcp.client.subscriptions import SubscriptionLost
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    Implementation,
+    RequestParamsMeta,
+    ToolListChangedNotification,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+
+from schemas.resources import ToolInfo
+from services.tool_executor.core.results import Reply, Text
+from services.tool_executor.mcp.convert import reply_of, tool_info
+from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, TimedOut
+from services.tool_executor.mcp.http import Answered, answered, http_streams
+from services.tool_executor.mcp.launch import Launch
+from services.tool_executor.mcp.stdio import StdioServer
+
+logger = logging.getLogger(__name__)
+
+ASK_TIMEOUT_S = 10.0
+"""Longest answer to a ping or to a page of tools."""
+PAGES_MAX = 100
+TOOLS_MAX = 1_000
+WHY_LENGTH_MAX = 600
+_FAILURES = (MCPError, OSError, RuntimeError, ValidationError, httpx2.HTTPError, httpx2.InvalidURL)
+"""What the SDK, its transports and the operating system raise when a connection does not come about or ends."""
+
+
+class Session:
+    """An open session. It ends when `closed` is set, or when the block that opened it is left."""
+
+    def __init__(self, client: Client, launch: Launch, closed: asyncio.Event, doubt: asyncio.Event) -> None:
+        self._client = client
+        self._launch = launch
+        self.closed = closed
+        """Nothing more will come from the server."""
+        self.doubt = doubt
+        """The tools may be others now, or the server gone: load them."""
+        self.tools: tuple[ToolInfo, ...] = ()
+
+    async def load_tools(self) -> None:
+        """Ask for the tools, page by page."""
+        tools: dict[str, ToolInfo] = {}
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                page = await self._client.list_tools(cursor=cursor)
+            tools.update((tool.name, tool_info(tool)) for tool in page.tools)
+            cursor = page.next_cursor
+            if not cursor or len(tools) >= TOOLS_MAX:
+                break
+        self.tools = tuple(tools[name] for name in sorted(tools)[:TOOLS_MAX])
+
+    async def check(self) -> None:
+        """Ask whether the server still answers; raises if it does not."""
+        if self._modern:
+            await self.load_tools()
+            return
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            await self._client.session.send_ping()
+
+    async def follow_changes(self) -> None:
+        """Set `doubt` when the tools change, on a connection where that has to be asked for; otherwise return."""
+        if not self._modern:
+            return
+        try:
+            async with self._client.listen(tools_list_changed=True) as changes:
+                async for _ in changes:
+                    self.doubt.set()
+        except (MCPError, SubscriptionLost) as error:
+            logger.debug("no news of changed tools: %s", error)
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        meta: Mapping[str, Any],
+        progress: ProgressFnT | None = None,
+    ) -> Reply:
+        """Call a tool. Raises `NotStarted`, `Lost` or `TimedOut`; when it is cancelled, the server is told so."""
+        note = Answered()
+        token = answered.set(note)
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self._client.call_tool(
+                    tool, dict(arguments), progress_callback=progress, meta=cast("RequestParamsMeta", dict(meta))
+                )
+        except TimeoutError as error:
+            raise TimedOut(f"no answer within {timeout_s:g} s") from error
+        except MCPError as error:
+            return self._failure(error, note)
+        except (RuntimeError, ValidationError) as error:
+            text = f"The tool did its work, but its answer is not what it declares: {error}"
+            return Reply(parts=(Text(self._launch.redact(text)),), is_error=True)
+        finally:
+            answered.reset(token)
+        return reply_of(result)
+
+    def _failure(self, error: MCPError, note: Answered) -> Reply:
+        """The server's words, or the end of the connection."""
+        text = self._launch.redact(error.message)
+        if error.code == CONNECTION_CLOSED and text.startswith(("Connection closed", "SSE stream")):
+            self.doubt.set()
+            raise Lost("the connection to the server ended") from error
+        if note.status >= 400 and error.code in (INTERNAL_ERROR, INVALID_REQUEST):
+            if error.code == INVALID_REQUEST and text == "Session terminated":
+                self.closed.set()
+                raise NotStarted("the server has forgotten the session") from error
+            if note.status >= 500:
+                self.doubt.set()
+                raise Lost(f"the server answered {note.text}") from error
+            text = f"{note.text}: {text}"
+        return Reply(parts=(Text(text),), is_error=True)
+
+    @property
+    def _modern(self) -> bool:
+        return self._client.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+@asynccontextmanager
+async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> AsyncGenerator[Session]:
+    """Connect and learn the tools within `limit`; leaving the block ends the session.
+
+    Raises `ConnectFailed`, with a text for the server's status, when it does not come about and when it is lost.
+    """
+    stdio = StdioServer(launch, name) if launch.command else None
+    doubt = asyncio.Event()
+    note = Answered()
+    token = answered.set(note)
+
+    async def hear(message: IncomingMessage) -> None:
+        if isinstance(message, ToolListChangedNotification):
+            doubt.set()
+
+    try:
+        async with AsyncExitStack() as stack:
+            async with limit:
+                client = await stack.enter_async_context(
+                    Client(
+                        cast("Transport", stdio.streams() if stdio else http_streams(launch)),
+                        client_info=Implementation(name="holdfast", version=_version()),
+                        message_handler=hear,
+                        cache=None,
+                    )
+                )
+                session = Session(client, launch, stdio.closed if stdio else asyncio.Event(), doubt)
+                await session.load_tools()
+            yield session
+            lost = session.closed.is_set()
+    except (*_FAILURES, ExceptionGroup) as error:
+        raise ConnectFailed(launch.redact(_why(error, stdio, note))) from error
+    else:
+        if lost:
+            raise ConnectFailed(launch.redact(_why(ConnectFailed("the connection ended"), stdio, note)))
+    finally:
+        answered.reset(token)
+
+
+def _why(error: Exception, stdio: StdioServer | None, note: Answered) -> str:
+    """What happened, and what the server had to say."""
+    texts = list(dict.fromkeys(_text(leaf) for leaf in _leaves(error)))
+    if note.status >= 400:
+        texts.append(note.text)
+    if stdio is not None and stdio.last_words:
+        texts.append(stdio.last_words)
+    return "; ".join(texts)[:WHY_LENGTH_MAX]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        for inner in group.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def _version() -> str:
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,228 @@
+"""A tool-executor on a bench: the test plays the planner and the model, the servers are real."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from schemas import subjects
+from schemas.commands import RunTool
+from schemas.events import ModelAnswered, ToolFinished
+from schemas.messages import AssistantMessage, ToolCall, Usage
+from schemas.resources import (
+    Agent,
+    AgentSpec,
+    EnvVar,
+    MCPServer,
+    MCPServerSpec,
+    Metadata,
+    Ref,
+    ResourceStatus,
+    ToolPolicy,
+)
+from schemas.subjects import TaskSubjects
+from schemas.wire import decode, encode
+from services.runtime.memory.bus import MemoryBus, Pause, let_others_run
+from services.runtime.memory.server import MemoryServer
+from services.runtime.ports import Bus, Outgoing
+from services.runtime.replica import Replica
+from services.runtime.settings import Settings
+from services.tool_executor.main import build
+
+WAIT_S = 15.0
+ROOT = Path(__file__).resolve().parents[3]
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, within_s: float = WAIT_S) -> None:
+    """Wait until a condition holds; fails after `within_s`, saying what never came true."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while True:
+        holds = condition()
+        if holds if isinstance(holds, bool) else await holds:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {within_s:g} s: {what}")
+        await asyncio.sleep(0.01)
+
+
+def module(name: str, *args: str) -> tuple[str, ...]:
+    """The command of one of our servers."""
+    return (sys.executable, "-m", f"tests.support.mcp_servers.{name}", *args)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not just a corpse."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def stdio_server(
+    name: str,
+    command: Sequence[str],
+    *,
+    namespace: str = "default",
+    env: Mapping[str, str] | None = None,
+    secret_env: Sequence[EnvVar] = (),
+    policies: Sequence[ToolPolicy] = (),
+    timeout_s: float = 20.0,
+    concurrency: int = 16,
+) -> MCPServer:
+    """The manifest of a server that is a process. Our own servers are found through PYTHONPATH."""
+    variables = {"PYTHONPATH": str(ROOT), **(env or {})}
+    return MCPServer(
+        metadata=Metadata(name=name, namespace=namespace),
+        spec=MCPServerSpec(
+            transport="stdio",
+            command=command[0],
+            args=tuple(command[1:]),
+            env=(*(EnvVar(name=key, value=value) for key, value in variables.items()), *secret_env),
+            policies=tuple(policies),
+            timeout_s=timeout_s,
+            concurrency=concurrency,
+        ),
+    )
+
+
+class Bench:
+    """What a test does and sees. Everything it asks for is asked in one task per namespace and call."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self._numbers = itertools.count(1)
+
+    async def declare(self, server: MCPServer, *, agent: str = "helper", servers: Sequence[str] = ()) -> None:
+        """Apply a server, and an agent that has it (or `servers`)."""
+        meta = server.metadata
+        await self.bus.resources.put(subjects.spec_key("MCPServer", meta.namespace, meta.name), encode(server))
+        await self.declare_agent(*(servers or (meta.name,)), agent=agent, namespace=meta.namespace)
+
+    async def declare_agent(self, *servers: str, agent: str = "helper", namespace: str = "default") -> None:
+        """Apply an agent that has these servers."""
+        spec = AgentSpec(llm_ref=Ref(name="model"), system="s", mcp_servers=tuple(Ref(name=name) for name in servers))
+        declared = Agent(metadata=Metadata(name=agent, namespace=namespace), spec=spec)
+        await self.bus.resources.put(subjects.spec_key("Agent", namespace, agent), encode(declared))
+
+    async def delete(self, name: str, *, namespace: str = "default") -> None:
+        """Delete a server."""
+        await self.bus.resources.delete(subjects.spec_key("MCPServer", namespace, name))
+
+    async def status(self, name: str, *, namespace: str = "default") -> ResourceStatus | None:
+        """What is said of a server."""
+        entry = await self.bus.resources.get(subjects.status_key("MCPServer", namespace, name))
+        return decode(entry.data, ResourceStatus) if entry is not None and entry.data is not None else None
+
+    async def until_status(
+        self, name: str, status: str, *, namespace: str = "default", detail: str = ""
+    ) -> ResourceStatus:
+        """Wait for a status of a server, as it is declared now."""
+        found: list[ResourceStatus | None] = [None]
+
+        async def there() -> bool:
+            spec = await self.bus.resources.get(subjects.spec_key("MCPServer", namespace, name))
+            found[0] = said = await self.status(name, namespace=namespace)
+            return (
+                said is not None
+                and spec is not None
+                and said.observed_revision == spec.revision
+                and said.status == status
+                and detail in said.status_detail
+            )
+
+        try:
+            await until(there, f"{name} {status} {detail}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {found[0]}") from None
+        assert found[0] is not None
+        return found[0]
+
+    async def until_ready(self, name: str, *, namespace: str = "default") -> ResourceStatus:
+        """Wait until a server is ready, and its status known everywhere."""
+        return await self.until_status(name, "Ready", namespace=namespace)
+
+    async def ask(
+        self, tool: str, arguments: object = None, *, agent: str = "helper", namespace: str = "default"
+    ) -> TaskSubjects:
+        """Record a model's answer with one call, and the command to run it, in a task of its own."""
+        task = TaskSubjects(0, namespace, f"task-{next(self._numbers)}")
+        text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+        call = ToolCall(id="call-1", name=tool, arguments=text)
+        answer = ModelAnswered(
+            turn=1, attempt=1, message=AssistantMessage(tool_calls=(call,)), usage=Usage(), at=self.bus.clock.now()
+        )
+        log = self.bus.log(0)
+        seq = await log.record(Outgoing(task.model_event(1, 1), encode(answer)))
+        assert seq is not None
+        run = RunTool(namespace=namespace, task=task.task, agent=agent, request="r1", n=1, answer_seq=seq, tool=tool)
+        await log.record(Outgoing(task.tool_command("r1", 1), encode(run)))
+        return task
+
+    async def result(self, task: TaskSubjects) -> ToolFinished | None:
+        """The result of a task's call, if there is one."""
+        entry = await self.bus.log(0).get(task.tool_event("r1", 1))
+        return decode(entry.data, ToolFinished) if entry is not None else None
+
+    async def until_result(self, task: TaskSubjects, *, within_s: float = WAIT_S) -> ToolFinished:
+        """Wait for the result of a task's call."""
+        found: list[ToolFinished] = []
+
+        async def there() -> bool:
+            result = await self.result(task)
+            if result is not None:
+                found.append(result)
+            return bool(found)
+
+        await until(there, f"a result of {task.task}", within_s=within_s)
+        return found[0]
+
+    async def call(
+        self, tool: str, arguments: object = None, *, agent: str = "helper", namespace: str = "default"
+    ) -> ToolFinished:
+        """Ask for a call and wait for its result."""
+        return await self.until_result(await self.ask(tool, arguments, agent=agent, namespace=namespace))
+
+
+@asynccontextmanager
+async def executor(
+    server: MemoryServer,
+    *,
+    settings: Settings | None = None,
+    environ: Mapping[str, str] | None = None,
+    pause: Pause = let_others_run,
+) -> AsyncGenerator[Replica]:
+    """A replica of the tool-executor, drained and stopped at the end."""
+    replica = Replica(MemoryBus(server, pause=pause), settings or Settings(), {"tool-executor": build}, environ or {})
+    await replica.start()
+    try:
+        yield replica
+    finally:
+        await replica.stop()
+        assert not replica.failed, replica.failed
+
+
+@asynccontextmanager
+async def on_bench(
+    *, settings: Settings | None = None, environ: Mapping[str, str] | None = None
+) -> AsyncGenerator[Bench]:
+    """An executor and a bench on a memory bus."""
+    server = MemoryServer()
+    async with executor(server, settings=settings, environ=environ):
+        yield Bench(MemoryBus(server))
+
+
+def record_of(path: Path) -> list[str]:
+    """What the tools noted of what they did."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def environ_of(**more: str) -> dict[str, str]:
+    """The environment of a child process of a test."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **more}

@@ -1,0 +1,157 @@
+"""An MCP server by the SDK, over stdio or (with `--http`) streamable HTTP on a free port, which it prints.
+
+What its tools do to the world is a line in the file `$RECORD`: the tools' own record of effects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvicorn
+from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import ToolAnnotations
+
+READ_ONLY = ToolAnnotations(read_only_hint=True)
+IDEMPOTENT = ToolAnnotations(read_only_hint=False, idempotent_hint=True)
+
+server = MCPServer("kitchen")
+
+
+def note(line: str) -> None:
+    """Do it to the world."""
+    with Path(os.environ["RECORD"]).open("a") as file:
+        file.write(f"{line}\n")
+
+
+async def _wait(line: str, seconds: float) -> str:
+    note(line)
+    try:
+        await anyio.sleep(seconds)
+    except anyio.get_cancelled_exc_class():
+        note(f"{line} cancelled")
+        raise
+    return f"{line} done"
+
+
+@server.tool()
+async def effect(text: str, seconds: float = 0.0) -> str:
+    """Has an effect, then takes its time."""
+    return await _wait(text, seconds)
+
+
+@server.tool(annotations=IDEMPOTENT)
+async def set_value(text: str, seconds: float = 0.0) -> str:
+    """Has an effect that is the same when it is repeated, then takes its time."""
+    return await _wait(text, seconds)
+
+
+@server.tool(annotations=READ_ONLY)
+async def look(seconds: float = 0.0) -> str:
+    """Has no effect but to be noted, and takes its time."""
+    return await _wait("look", seconds)
+
+
+@server.tool()
+def crash(text: str) -> str:
+    """Has an effect and kills its own process."""
+    note(text)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+@server.tool(annotations=IDEMPOTENT)
+def crash_once(text: str) -> str:
+    """Kills its own process the first time."""
+    before = Path(os.environ["RECORD"])
+    first = not before.exists() or text not in before.read_text()
+    note(text)
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{text} at last"
+
+
+@server.tool(annotations=READ_ONLY)
+def fail(message: str) -> str:
+    """Fails, and says why."""
+    raise ToolError(message)
+
+
+@server.tool(annotations=READ_ONLY)
+async def steps(count: int, ctx: Context[Any, Any]) -> str:
+    """Says how far it is."""
+    for step in range(1, count + 1):
+        await ctx.report_progress(step, count, f"step {step}")
+        await anyio.sleep(0.01)
+    return "all steps"
+
+
+@server.tool(annotations=READ_ONLY)
+def huge(size: int) -> str:
+    """Says a lot."""
+    return "head" + "x" * (size - 8) + "tail"
+
+
+@server.tool(annotations=READ_ONLY)
+def environment() -> str:
+    """All variables of the process."""
+    return json.dumps(dict(os.environ))
+
+
+@server.tool(annotations=READ_ONLY)
+def pid() -> str:
+    """The process."""
+    return str(os.getpid())
+
+
+@server.tool(annotations=READ_ONLY)
+def child() -> str:
+    """Leave a process that holds our pipes and does not end by itself."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        process.poll()
+        sys.stdout.flush()
+        process.returncode = 0  # we do not wait for it
+        return str(process.pid)
+
+
+@server.tool(annotations=READ_ONLY, structured_output=False)
+def picture() -> list[Any]:
+    """Text and an image."""
+    return ["before", Image(data=b"\x89PNG" + bytes(96), format="png")]
+
+
+@server.tool(annotations=READ_ONLY)
+def pair() -> dict[str, int]:
+    """Structured content."""
+    return {"one": 1, "two": 2}
+
+
+@server.tool()
+async def grow(name: str, ctx: Context[Any, Any]) -> str:
+    """Gets one more tool, and says so."""
+    server.add_tool(pid, name=name, annotations=READ_ONLY)
+    await ctx.notify_tools_changed()
+    return "grown"
+
+
+async def _serve_http(*, json_response: bool) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    sys.stdout.write(f"{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
+    app = server.streamable_http_app(json_response=json_response)
+    await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[listening])
+
+
+if __name__ == "__main__":
+    if "--http" in sys.argv:
+        anyio.run(lambda: _serve_http(json_response="--json" in sys.argv))
+    else:
+        server.run("stdio")
