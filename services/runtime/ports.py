@@ -229,7 +229,7 @@ class Signals(Protocol):
         ...
 
     async def subscribe(self, subject: str, handler: SignalHandler, *, queue: str = "") -> Unsubscribe:
-        """Listen; with `queue`, one of the listeners of that name gets each message."""
+        """Listen from now on; with `queue`, one of the listeners of that name gets each message."""
         ...
 
     async def request(

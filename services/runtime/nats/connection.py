@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
 """How long the first connection may take."""
+FLUSH_S = 2
+"""How long the server may take to say that it has everything."""
 REQUEST_S = 2.0
 """How long an answer may take; a leader that is gone does not answer at all."""
 SUBJECT_BYTES_MAX = 1500
@@ -86,9 +89,7 @@ class Connection:
     async def close(self) -> None:
         """Send what is written and disconnect."""
         self._closing = True
-        with contextlib.suppress(NatsError, OSError, TimeoutError):
-            if self._client.is_connected:
-                await self._client.flush(2)
+        await self.flush()
         await self._client.close()
         self._interrupt("the connection was closed")
 
@@ -126,6 +127,22 @@ class Connection:
     async def listen(self, subject: str, receiver: Receiver, *, queue: str = "") -> RawSubscription:
         """Give every message on a subject to a receiver, from the read loop."""
         return await self._client.listen(subject, queue, receiver)
+
+    async def flush(self) -> None:
+        """Wait until the server has all that was said to it: a publication, or an interest in a subject.
+
+        Not while disconnected: whatever is kept is said when there is a server again.
+        """
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            if self._client.is_connected:
+                await self._client.flush(FLUSH_S)
+
+    async def settle(self) -> None:
+        """Wait until the server has seen all that was sent, subscriptions included; raises `Unavailable`."""
+        try:
+            await self._client.flush(math.ceil(REQUEST_S))
+        except (NatsError, OSError) as error:
+            raise Interrupted(f"NATS did not confirm: {error}") from error
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> None:
         """Publish, and do not wait. While disconnected it is kept; raises `Unavailable` when there is no more room."""

@@ -44,6 +44,8 @@ class NatsSignals:
                 backlog.put_nowait(raw)
 
         subscription = await self._connection.listen(subject, receive, queue=queue)
+        await self._connection.flush()
+        await self._connection.settle()
         task = self._tasks.spawn(_handle(backlog, handler), name=f"signals:{subject}")
 
         async def unsubscribe() -> None:
