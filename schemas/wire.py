@@ -38,7 +38,7 @@ class Strict(
 
 def check_money(what: str, value: Decimal | None) -> None:
     """Refuse what is no amount of money: not a number, infinite, or beyond any bill. Raises `ValueError`."""
-    if value is not None and not (value.is_finite() and abs(value) <= MONEY_MAX):
+    if value is not None and not (value.is_finite() and -MONEY_MAX <= value <= MONEY_MAX):
         raise ValueError(f"{what} is {value}; it must be an amount of US dollars")
 
 
