@@ -161,7 +161,7 @@ class NatsLog:
         self, state: Command, ensure: Sequence[Command], expected: int, mismatch: Mismatch
     ) -> int:
         """The server does not say which member it refused. The state tells."""
-        found = await self._reader.get(state.subject, at_least=max(expected, mismatch.actual))
+        found = await self._reader.get(state.subject, at_least=mismatch.actual)
         if (found.seq if found else 0) == expected:
             return await self._commit_two_step(state, ensure)  # a command existed
         if found is not None and mismatch.unsure and _is(found, state):

@@ -76,17 +76,16 @@ class Reader:
         self._stream = stream
         self._replicated = replicas > 1
         self._direct = f"{DIRECT}.{stream}"
+        self._known = 0
+        """What every answer is known to include: with one replica, all that it ever said it has."""
 
     async def get(self, subject: str, *, at_least: int) -> Stored | None:
         """The newest message of a subject."""
+        if at_least > self._known:
+            found = await self.last([subject], at_least=at_least)
+            return found[0] if found else None
         raw = await self._ask(f"{self._direct}.{subject}", b"")
-        found = _stored(raw) if raw.status != NOT_FOUND else None
-        if not self._replicated or (found is not None and found.seq >= at_least):
-            return found
-        if at_least == 0 and found is not None:
-            return found
-        many = await self.last([subject], at_least=at_least)
-        return many[0] if many else None
+        return _stored(raw) if raw.status != NOT_FOUND else None
 
     async def read(self, seqs: Sequence[int]) -> list[Stored]:
         """The messages at these sequences; raises `LookupError` for one that does not exist."""
@@ -110,15 +109,25 @@ class Reader:
             if end.status == TOO_MANY:
                 return await self._last_of_many(filters, at_least=at_least)
             if end.status == NOT_FOUND:
-                if not self._replicated or not await self.subjects(filters):
+                # This answer does not say how much the replica knows; the leader does.
+                if at_least <= self._known or await self._leader_has_none(filters, at_least=at_least):
                     return []
             else:
                 headers = decode_headers(end.headers)
                 if int(headers.get(JS_PENDING, 0)) > 0:
                     return await self._last_of_many(filters, at_least=at_least)
-                if not self._replicated or int(headers.get(JS_UP_TO, 0)) >= at_least:
+                if self._is_new_enough(int(headers.get(JS_UP_TO, 0)), at_least):
                     return sorted((_stored(raw) for raw in answers[:-1]), key=lambda stored: stored.seq)
             await patience.wait(f"no replica of {self._stream} knows message {at_least} yet")
+
+    def _is_new_enough(self, up_to: int, at_least: int) -> bool:
+        if not self._replicated:
+            self._known = max(self._known, up_to)
+        return up_to >= at_least
+
+    async def _leader_has_none(self, filters: Sequence[str], *, at_least: int) -> bool:
+        state = (await api.ask(self._connection, f"STREAM.INFO.{self._stream}"))["state"]
+        return int(state["last_seq"]) >= at_least and not await self.subjects(filters)
 
     async def _last_of_many(self, filters: Sequence[str], *, at_least: int) -> list[Stored]:
         found: list[Stored] = []

@@ -90,8 +90,9 @@ def parse_time(text: str) -> datetime:
 
 
 def time_of_ns(nanoseconds: int) -> datetime:
-    """A time from an acknowledgement subject."""
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+    """A time from an acknowledgement subject, cut to microseconds as `parse_time` cuts it."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
 
 class ApiError(msgspec.Struct):
