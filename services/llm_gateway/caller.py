@@ -16,7 +16,7 @@ from schemas.events import ModelAnswered, ModelFailed
 from schemas.messages import Usage
 from schemas.resources import LLM
 from schemas.subjects import TaskSubjects
-from services.llm_gateway.core.answers import recorded
+from services.llm_gateway.core.answers import recorded, refusal_of
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.cost import priced
 from services.llm_gateway.core.endpoints import timeout_s_of
@@ -110,12 +110,15 @@ class Caller:
         async with attempt.model.slots:
             try:
                 async with asyncio.timeout(limit_s), deltas:
-                    return await provider.call(request, deltas.add)
+                    reply = await provider.call(request, deltas.add)
             except CallFailed as failed:
                 return failed.failure
             except TimeoutError:
                 words = f"no whole answer within {limit_s:g} s (timeoutSeconds)"
                 return network_failure(attempt.llm.spec.provider, words)
+        if refusal := refusal_of(reply):
+            return Failure(error=f"{attempt.llm.spec.provider}: {refusal}", transient=False, usage=reply.usage)
+        return reply
 
 
 def _finished(attempt: Attempt, reply: ModelReply) -> ModelReply:

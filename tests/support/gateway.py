@@ -209,12 +209,13 @@ class GatewayRig:
 
     async def llm_status(self, *, name: str = "model", status: str = "", containing: str = "") -> ResourceStatus:
         """The status of an LLM, once it is so."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                found = self.runtime.resources.status("LLM", NAMESPACE, name)
-                if found and status in ("", found.status) and containing in found.status_detail:
-                    return found
-                await asyncio.sleep(0.005)
+        found = None
+        for _ in range(int(PATIENCE_S / 0.005)):
+            found = self.runtime.resources.status("LLM", NAMESPACE, name)
+            if found and status in ("", found.status) and containing in found.status_detail:
+                return found
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"LLM {name} never was {status} {containing!r}; it is {found}")
 
 
 @asynccontextmanager

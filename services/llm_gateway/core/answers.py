@@ -12,11 +12,14 @@ import msgspec
 
 from schemas.ids import digest
 from schemas.messages import AssistantMessage, ToolCall
+from services.llm_gateway.core.calls import ModelReply
 
 DERIVED_ID_LENGTH = 9
 """The one length and alphabet (letters and digits) that every provider accepts; Mistral takes no other."""
 NO_ARGUMENTS = "{}"
 NAME_LENGTH_MAX = 64
+REFUSALS = frozenset({"content_filter", "refusal"})
+"""Finish reasons of OpenAI and Anthropic."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -41,6 +44,14 @@ def recorded(message: AssistantMessage, namespace: str, task: str, turn: int) ->
         arguments = call.arguments if call.arguments.strip() else NO_ARGUMENTS
         calls.append(msgspec.structs.replace(call, id=id_, arguments=arguments))
     return msgspec.structs.replace(message, tool_calls=tuple(calls))
+
+
+def refusal_of(reply: ModelReply) -> str:
+    """Why the provider gave nothing, if it says that it will not: asking again would get the same."""
+    message = reply.message
+    if message.content.strip() or message.tool_calls or reply.finish_reason not in REFUSALS:
+        return ""
+    return f"the model gave no answer and says why: {reply.finish_reason}"
 
 
 def fitting_id(id_: str, allowed: re.Pattern[str]) -> str:

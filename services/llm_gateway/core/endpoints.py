@@ -71,6 +71,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.family != "scripted" and (self.official or self.azure is not None)
 
     @property
+    def opaque_name(self) -> str:
+        """Who gets back what it wanted kept: reasoning of one server means nothing to another."""
+        return self.provider if self.official else f"{self.provider}:{urlsplit(self.base_url).hostname}"
+
+    @property
     def takes_max_completion_tokens(self) -> bool:
         """OpenAI deprecated `max_tokens`, and its reasoning models refuse it.
 

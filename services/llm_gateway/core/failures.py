@@ -29,6 +29,7 @@ def http_failure(
     *,
     codes: tuple[str, ...] = (),
     retry_after_s: float | None = None,
+    usage: Usage | None = None,
 ) -> Failure:
     """The provider answered with an HTTP status of failure, with `words` and perhaps error codes of its own."""
     transient = (status in TRANSIENT_STATUSES or status >= 500) and QUOTA_CODES.isdisjoint(codes)
@@ -40,22 +41,25 @@ def http_failure(
         transient=transient,
         status=status,
         retry_after_s=retry_after_s if transient else None,
+        usage=usage or Usage(),
     )
 
 
-def stream_failure(provider: str, words: str, *, codes: tuple[str, ...] = (), usage: Usage = Usage()) -> Failure:  # noqa: B008 - frozen
+def stream_failure(provider: str, words: str, *, codes: tuple[str, ...] = (), usage: Usage | None = None) -> Failure:
     """The provider reported a failure in the middle of its answer."""
     transient = REFUSED_CODES.isdisjoint(codes)
     named = f" ({codes[0]})" if codes else ""
     verb = "failed in the middle of its answer" if transient else "refused the call"
     return Failure(
-        error=f"{provider} {verb}{named}: {words.strip()}"[:ERROR_LENGTH_MAX], transient=transient, usage=usage
+        error=f"{provider} {verb}{named}: {words.strip()}"[:ERROR_LENGTH_MAX],
+        transient=transient,
+        usage=usage or Usage(),
     )
 
 
-def network_failure(provider: str, words: str, *, usage: Usage = Usage()) -> Failure:  # noqa: B008 - frozen
+def network_failure(provider: str, words: str, *, usage: Usage | None = None) -> Failure:
     """The provider could not be reached, or what it sent cannot be read or is not whole."""
-    return Failure(error=f"{provider}: {words.strip()}"[:ERROR_LENGTH_MAX], transient=True, usage=usage)
+    return Failure(error=f"{provider}: {words.strip()}"[:ERROR_LENGTH_MAX], transient=True, usage=usage or Usage())
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

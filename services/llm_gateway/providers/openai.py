@@ -1,0 +1,144 @@
+"""Models that are reached by OpenAI's chat completions, through its SDK: OpenAI, Azure, and what is compatible.
+
+The SDK's own retries are off: a failure is recorded, and the planner decides about the next attempt. Nothing is taken
+from the environment that belongs to another account than the LLM's own: organization and project are the resource's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import openai
+
+from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
+from services.llm_gateway.core.endpoints import timeout_s_of
+from services.llm_gateway.core.failures import http_failure, network_failure, retry_after, stream_failure
+from services.llm_gateway.providers.base import Checked, OnText, Setup
+from services.llm_gateway.providers.chat_format import Answer, Incomplete, request_body
+from services.llm_gateway.providers.words import said
+
+if TYPE_CHECKING:
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletionChunk
+
+CONNECT_TIMEOUT_S = 10.0
+NO_LIST = frozenset({404, 405, 501})
+"""Statuses of a server that lists no models."""
+NO_KEY = "none"
+"""The SDK wants a key; a server that wants none is sent no header."""
+
+
+class OpenAIModel:
+    """The `Provider` of the family `openai`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._name = setup.spec.provider
+        self._client = _client(setup)
+        self._headers: dict[str, Any] = {} if setup.api_key else {"Authorization": openai.Omit()}
+
+    async def call(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        """One streamed chat completion."""
+        setup = self._setup
+        answer = Answer(setup.endpoint)
+        body = request_body(setup.endpoint, setup.model, setup.parameters, request)
+        try:
+            stream = cast(
+                "AsyncStream[ChatCompletionChunk]",
+                await self._client.chat.completions.create(
+                    **body, extra_body=self._extra_body(), extra_headers=self._headers
+                ),
+            )
+            async with stream:
+                async for chunk in stream:
+                    if text := answer.add(chunk.to_dict(mode="json", warnings=False)):
+                        on_text(text)
+            return answer.reply()
+        except Incomplete as error:
+            raise CallFailed(network_failure(self._name, str(error), usage=answer.usage)) from error
+        except (openai.OpenAIError, OSError, ValueError, msgspec.ValidationError) as error:
+            raise CallFailed(self._failure(error, answer)) from error
+
+    async def check(self) -> Checked:
+        """A list of models shows that the key is accepted, and costs nothing."""
+        try:
+            page = await self._client.models.list(extra_headers=self._headers)
+        except openai.APIStatusError as error:
+            endpoint = self._setup.endpoint
+            if error.status_code in NO_LIST and (not endpoint.official or endpoint.provider == "vertex"):
+                return Checked(verified=False)
+            raise CallFailed(self._failure(error, None)) from error
+        except (openai.OpenAIError, OSError, ValueError) as error:
+            raise CallFailed(self._failure(error, None)) from error
+        if self._setup.endpoint.azure is not None:
+            return Checked()  # lists base models, while ours is the name of a deployment
+        return Checked(models=frozenset(str(model.id).removeprefix("models/") for model in page.data or ()))
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.close()
+
+    def _extra_body(self) -> dict[str, Any] | None:
+        extra: dict[str, Any] = {}
+        if self._setup.parameters.top_k is not None and self._setup.endpoint.takes_top_k:
+            extra["top_k"] = self._setup.parameters.top_k
+        mistral = self._setup.spec.mistral
+        if self._name == "mistral" and mistral is not None and mistral.random_seed is not None:
+            extra["random_seed"] = mistral.random_seed
+        return extra or None
+
+    def _failure(self, error: Exception, answer: Answer | None) -> Failure:
+        key = self._setup.api_key
+        match error:
+            case openai.APIStatusError():
+                found = said(error.body, key)
+                wait_s = retry_after(error.response.headers, self._setup.clock.now())
+                return http_failure(self._name, error.status_code, found.words, codes=found.codes, retry_after_s=wait_s)
+            case openai.APITimeoutError():
+                words = "no answer in time"
+            case openai.APIConnectionError():
+                words = f"cannot be reached: {_root(error)}"
+            case openai.APIError(body=body) if body is not None:
+                found = said(body, key)
+                usage = answer.usage if answer is not None else None
+                return stream_failure(self._name, found.words or error.message, codes=found.codes, usage=usage)
+            case _:
+                words = f"what it sent cannot be read ({type(error).__name__}: {error})"
+        usage = answer.usage if answer is not None else None
+        return network_failure(self._name, words, usage=usage)
+
+
+def make(setup: Setup) -> OpenAIModel:
+    """The model behind an LLM of this family."""
+    return OpenAIModel(setup)
+
+
+def _client(setup: Setup) -> openai.AsyncOpenAI:
+    endpoint = setup.endpoint
+    common: dict[str, Any] = {
+        "max_retries": 0,
+        "timeout": openai.Timeout(timeout_s_of(setup.spec), connect=CONNECT_TIMEOUT_S),
+    }
+    client: openai.AsyncOpenAI
+    if endpoint.azure is None:
+        client = openai.AsyncOpenAI(api_key=setup.api_key or NO_KEY, base_url=endpoint.base_url, **common)
+    else:
+        by_token = endpoint.azure.api_type == "AZURE_AD"
+        client = openai.AsyncAzureOpenAI(
+            azure_endpoint=endpoint.base_url.rstrip("/").removesuffix("/openai"),
+            api_version=endpoint.azure.api_version,
+            api_key=None if by_token else setup.api_key,
+            azure_ad_token=setup.api_key if by_token else None,
+            **common,
+        )
+    options = setup.spec.openai
+    client.organization = options.organization if options is not None else None
+    client.project = None
+    return client
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
