@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from schemas.messages import ToolOutcome
+from services.runtime.errors import RetryLater
 from services.runtime.ports import Log
 from services.tool_executor.core.ledger import Unknown
 from services.tool_executor.core.policy import CallPolicy
@@ -94,7 +95,7 @@ class Caller:
         self._ledger = ledger
 
     async def make(self, call: Call) -> Outcome:
-        """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `Unavailable`."""
+        """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `RetryLater`."""
         async with call.server.slot():
             if not await call.server.ready(CONNECT_WAIT_S):
                 raise NotNow(_not_connected(call))
@@ -131,7 +132,7 @@ class Caller:
                 if begun:
                     begun = await self._ledger.again(call.log, call.ledger_subject, begun)
                     if begun is None:
-                        return Outcome("unknown", f"{_ended_in(call, error)} {MAYBE}", attempt)
+                        raise RetryLater(f"another replica took {call.tool!r} over") from error
             if not await call.server.ready(CONNECT_WAIT_S):
                 raise NotNow(_not_connected(call))
 

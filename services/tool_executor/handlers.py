@@ -23,11 +23,11 @@ from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, decode_state
 from schemas.wire import decode, encode
 from services.runtime.consumer import Inbound
-from services.runtime.errors import Broken, RetryLater, Unavailable
+from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
-from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
+from services.tool_executor.calls import Call, Caller, NotNow, Outcome
 from services.tool_executor.core import arguments
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.ledger import Ledger
@@ -54,6 +54,7 @@ BUSY_MAX_S = 10.0
 RECORD_PATIENCE_S = 30.0
 """How long a result in hand is tried to be recorded before the message is handed back."""
 RECORD_PAUSE_S = 0.2
+STOPPED = "The task was stopped before this call had an answer; it may or may not have taken effect."
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +91,8 @@ class ToolCommands:
 
     async def handle(self, inbound: Inbound) -> None:
         """Run the tool that a command asks for, and record its result."""
-        subjects = task_of(inbound.subject)
         run = decode(inbound.data, RunTool)
+        subjects = _place_of(inbound.subject, run)
         result = subjects.tool_event(run.request, run.n)
         name = ids.toolcall_name(run.task, run.request, run.n)
         trace = inbound.headers.get(TRACEPARENT, "")
@@ -155,7 +156,7 @@ class ToolCommands:
                 async with self.running.stoppable(command.subjects):
                     outcome = await self._outcome(command, asked)
             except Stopped:
-                outcome = Outcome("cancelled", f"The task was stopped during this call. {MAYBE}")
+                outcome = Outcome("cancelled", STOPPED)
             latency_s = max((self._clock.now() - began).total_seconds(), 0.0)
             span["holdfast.outcome"] = outcome.outcome
             span["holdfast.attempt"] = outcome.attempt
@@ -262,3 +263,15 @@ class ToolCommands:
                 await self._clock.sleep(RECORD_PAUSE_S)
             else:
                 return
+
+
+def _place_of(subject: str, run: RunTool) -> TaskSubjects:
+    """Where a command belongs; raises `Refused` if it came from elsewhere."""
+    try:
+        subjects = task_of(subject)
+    except ValueError as error:
+        raise Refused(f"{subject!r} is no place for a command") from error
+    where = TaskSubjects(subjects.partition, run.namespace, run.task).tool_command(run.request, run.n)
+    if where != subject:
+        raise Refused(f"the command on {subject!r} belongs on {where!r}")
+    return subjects

@@ -16,10 +16,11 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from schemas.resources import ResourceStatus, ToolInfo
+from schemas.resources import ResourceStatus
 from schemas.subjects import ResourceKey
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import Tasks
+from services.tool_executor.mcp.connection import Connection
 from services.tool_executor.mcp.pool import Pool, ServerKey
 
 if TYPE_CHECKING:
@@ -88,33 +89,31 @@ class Readiness:
                     await self._clock.sleep(AGAIN_S)
 
     async def _say(self, key: ServerKey, *, news: bool) -> None:
+        self.pool.settle()
         if self._resources.known(KIND, *key) is None:
             self._contradicted.pop(key, None)
             await self._resources.forget_status(KIND, *key)
             return
         connection = self.pool.connections.get(key)
         status = self._resources.status(KIND, *key)
-        tools = status.tools if status else ()
         if reason := self.pool.invalid(key):
-            await self._resources.set_status(KIND, *key, status="Error", detail=f"Validation failed: {reason}")
+            await self._say_error(key, f"Validation failed: {reason}", status)
         elif connection is None:
             return
         elif connection.tools is not None:
-            await self._say_ready(key, connection.tools, status, news=news)
+            self._contradicted.pop(key, None)
+            if news or status is None or status.status != "Ready":
+                detail = _connected(connection)
+                await self._resources.set_status(KIND, *key, status="Ready", detail=detail, tools=connection.tools)
         elif connection.failing:
-            if self._may_contradict(key, status):
-                detail = f"Connection failed: {connection.detail}"
-                await self._resources.set_status(KIND, *key, status="Error", detail=detail, tools=tools)
+            await self._say_error(key, f"Connection failed: {connection.detail}", status)
         elif status is None:
             await self._resources.set_status(KIND, *key, status="Pending", detail="Initializing")
 
-    async def _say_ready(
-        self, key: ServerKey, tools: tuple[ToolInfo, ...], status: ResourceStatus | None, *, news: bool
-    ) -> None:
-        self._contradicted.pop(key, None)
-        if news or status is None or status.status != "Ready":
-            detail = f"Connected successfully with {len(tools)} tools"
-            await self._resources.set_status(KIND, *key, status="Ready", detail=detail, tools=tools)
+    async def _say_error(self, key: ServerKey, detail: str, status: ResourceStatus | None) -> None:
+        if self._may_contradict(key, status):
+            tools = status.tools if status else ()
+            await self._resources.set_status(KIND, *key, status="Error", detail=detail, tools=tools)
 
     def _may_contradict(self, key: ServerKey, status: ResourceStatus | None) -> bool:
         if status is None or status.status != "Ready":
@@ -124,3 +123,9 @@ class Readiness:
             return False
         self._contradicted[key] = now
         return True
+
+
+def _connected(connection: Connection) -> str:
+    count = len(connection.tools or ())
+    more = f" ({connection.left_out} more do not fit into a status)" if connection.left_out else ""
+    return f"Connected successfully with {count} tools{more}"

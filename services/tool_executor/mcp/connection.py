@@ -83,12 +83,18 @@ class Connection:
 
     @property
     def tools(self) -> tuple[ToolInfo, ...] | None:
-        """The tools of the open session; None without one."""
-        return self._session.tools if self._session else None
+        """The tools of the open session; None without one, and while the server is to be started anew."""
+        return self._session.tools if self._session and not self._stopping else None
+
+    @property
+    def left_out(self) -> int:
+        """How many more tools the server has than can be offered."""
+        return self._session.left_out if self._session else 0
 
     def relaunch(self, launch: Launch) -> None:
         """Start the server anew, from `launch`."""
         self.launch = launch
+        self.detail, self.failing, self._attempt = "", False, 0
         self._interrupt()
 
     async def close(self) -> None:
@@ -151,6 +157,7 @@ class Connection:
 
     def _interrupt(self) -> None:
         self._stopping = True
+        self._opened.clear()
         self._wake.set()
         with contextlib.suppress(RuntimeError):  # it is not connecting
             self._limit.reschedule(asyncio.get_running_loop().time())
@@ -179,7 +186,8 @@ class Connection:
     async def _attend(self, session: Session) -> None:
         """Keep a session until it ends or is not wanted any more."""
         self._session = session
-        self._opened.set()
+        if not self._stopping:
+            self._opened.set()
         self.detail, self.failing = "", False
         logger.info("connected to %s: %d tools", self.name, len(session.tools), extra={"action": "mcp.connected"})
         self._on_change()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import assert_never
 
 from mcp_types import (
@@ -41,20 +42,20 @@ def tool_info(tool: Tool) -> ToolInfo:
     )
 
 
-def reply_of(result: CallToolResult) -> Reply:
-    """What a tool returned."""
+def reply_of(result: CallToolResult, redact: Callable[[str], str]) -> Reply:
+    """What a tool returned, its texts passed through `redact`."""
     structured = result.structured_content
     return Reply(
-        parts=tuple(_part(block) for block in result.content),
-        structured="" if structured is None else json.dumps(structured, ensure_ascii=False),
+        parts=tuple(_part(block, redact) for block in result.content),
+        structured="" if structured is None else redact(json.dumps(structured, ensure_ascii=False)),
         is_error=result.is_error,
     )
 
 
-def _part(block: ContentBlock) -> Part:
+def _part(block: ContentBlock, redact: Callable[[str], str]) -> Part:
     match block:
         case TextContent():
-            return Text(block.text)
+            return Text(redact(block.text))
         case ImageContent():
             return Attachment(kind="image", mime_type=block.mime_type, size=size_of_base64(block.data))
         case AudioContent():
@@ -64,15 +65,15 @@ def _part(block: ContentBlock) -> Part:
                 kind="resource link", mime_type=block.mime_type or "", size=block.size, name=str(block.uri)
             )
         case EmbeddedResource():
-            return _resource(block)
+            return _resource(block, redact)
         case _:
             assert_never(block)
 
 
-def _resource(block: EmbeddedResource) -> Attachment:
+def _resource(block: EmbeddedResource, redact: Callable[[str], str]) -> Attachment:
     found = block.resource
     mime_type, name = found.mime_type or "", str(found.uri)
     if isinstance(found, BlobResourceContents):
         return Attachment(kind="resource", mime_type=mime_type, size=size_of_base64(found.blob), name=name)
     size = len(found.text.encode(errors="replace"))
-    return Attachment(kind="resource", mime_type=mime_type, size=size, name=name, text=found.text)
+    return Attachment(kind="resource", mime_type=mime_type, size=size, name=name, text=redact(found.text))

@@ -11,7 +11,9 @@ from services.runtime.secrets import SecretMissing, Secrets
 
 REDACTED = "[secret]"
 REDACTED_LENGTH_MIN = 4
-"""Values shorter than this are not looked for in a server's words."""
+"""Values shorter than this are not looked for in a server's words about itself."""
+REDACTED_IN_RESULTS_LENGTH_MIN = 12
+"""Values shorter than this are left in tools' results: they may be ordinary words."""
 
 
 class Invalid(Exception):
@@ -30,15 +32,23 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Longest silence of an HTTP server while it answers."""
     concurrency: int = 16
     secrets: tuple[str, ...] = ()
-    """The values that must not be repeated."""
+    """The values that must not be repeated, the longest first."""
 
     def __repr__(self) -> str:
         return f"Launch({self.url or self.command[0]})"
 
     def redact(self, text: str) -> str:
-        """`text` without the secret values in it."""
+        """What a server says of itself, without the secrets it was given."""
+        return self._without(text, REDACTED_LENGTH_MIN)
+
+    def redact_result(self, text: str) -> str:
+        """What a tool returned, without the secrets its server was given: a model may ask for its environment."""
+        return self._without(text, REDACTED_IN_RESULTS_LENGTH_MIN)
+
+    def _without(self, text: str, length_min: int) -> str:
         for value in self.secrets:
-            text = text.replace(value, REDACTED)
+            if len(value) >= length_min:
+                text = text.replace(value, REDACTED)
         return text
 
 
@@ -56,7 +66,7 @@ def launch_of(spec: MCPServerSpec, secrets: Secrets) -> Launch:
         headers=headers if spec.transport == "http" else {},
         read_timeout_s=max(300.0, 2 * longest_s + 60),
         concurrency=spec.concurrency,
-        secrets=tuple(value for value in hidden if len(value) >= REDACTED_LENGTH_MIN),
+        secrets=tuple(sorted(hidden, key=len, reverse=True)),
     )
 
 

@@ -62,19 +62,24 @@ class Pool:
         """Something was applied or deleted: compare soon."""
         self._changed.set()
 
+    def settle(self) -> None:
+        """Compare now, if that is due."""
+        if self._changed.is_set():
+            self._compare()
+
     async def run(self) -> None:
         """Compare for ever."""
         while True:
-            self._changed.clear()
-            self.compare()
+            self._compare()
             try:
                 async with asyncio.timeout(SECRETS_CHECK_S):
                     await self._changed.wait()
             except TimeoutError:
                 continue
 
-    def compare(self) -> None:
+    def _compare(self) -> None:
         """Start, restart and end what is not as it is declared."""
+        self._changed.clear()
         declared = {
             ServerKey(server.metadata.namespace, server.metadata.name): server
             for server, _ in self._resources.all(MCPServer)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import httpx2
-from mcp.client._transport import Transport
-from mcp.client.client import Client
-from mcp.client.session import IncomingMessage
+import msgspec
+from mcp.client import Client, IncomingMessage, Transport
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
@@ -44,10 +43,9 @@ logger = logging.getLogger(__name__)
 ASK_TIMEOUT_S = 10.0
 """Longest answer to a ping or to a page of tools."""
 PAGES_MAX = 100
-TOOLS_MAX = 1_000
+TOOLS_BYTES_MAX = 512 * 1024
+"""Longest description of a server's tools: the status that holds it is one message."""
 WHY_LENGTH_MAX = 600
-_FAILURES = (MCPError, OSError, RuntimeError, ValidationError, httpx2.HTTPError, httpx2.InvalidURL)
-"""What the SDK, its transports and the operating system raise when a connection does not come about or ends."""
 
 
 class Session:
@@ -61,6 +59,8 @@ class Session:
         self.doubt = doubt
         """The tools may be others now, or the server gone: load them."""
         self.tools: tuple[ToolInfo, ...] = ()
+        self.left_out = 0
+        """Tools that are too many or too long to be offered."""
 
     async def load_tools(self) -> None:
         """Ask for the tools, page by page."""
@@ -71,9 +71,9 @@ class Session:
                 page = await self._client.list_tools(cursor=cursor)
             tools.update((tool.name, tool_info(tool)) for tool in page.tools)
             cursor = page.next_cursor
-            if not cursor or len(tools) >= TOOLS_MAX:
+            if not cursor:
                 break
-        self.tools = tuple(tools[name] for name in sorted(tools)[:TOOLS_MAX])
+        self.tools, self.left_out = _that_fit([tools[name] for name in sorted(tools)])
 
     async def check(self) -> None:
         """Ask whether the server still answers; raises if it does not."""
@@ -116,11 +116,10 @@ class Session:
         except MCPError as error:
             return self._failure(error, note)
         except (RuntimeError, ValidationError) as error:
-            text = f"The tool did its work, but its answer is not what it declares: {error}"
-            return Reply(parts=(Text(self._launch.redact(text)),), is_error=True)
+            return self._error(f"The tool answered, but not as it declares: {error}")
         finally:
             answered.reset(token)
-        return reply_of(result)
+        return reply_of(result, self._launch.redact_result)
 
     def _failure(self, error: MCPError, note: Answered) -> Reply:
         """The server's words, or the end of the connection."""
@@ -136,11 +135,24 @@ class Session:
                 self.doubt.set()
                 raise Lost(f"the server answered {note.text}") from error
             text = f"{note.text}: {text}"
-        return Reply(parts=(Text(text),), is_error=True)
+        return self._error(text)
+
+    def _error(self, text: str) -> Reply:
+        return Reply(parts=(Text(self._launch.redact_result(text)),), is_error=True)
 
     @property
     def _modern(self) -> bool:
         return self._client.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def _that_fit(tools: Sequence[ToolInfo]) -> tuple[tuple[ToolInfo, ...], int]:
+    """As many of the tools as a status can hold, and how many more there are."""
+    size = 0
+    for place, tool in enumerate(tools):
+        size += len(msgspec.json.encode(tool))
+        if size > TOOLS_BYTES_MAX:
+            return tuple(tools[:place]), len(tools) - place
+    return tuple(tools), 0
 
 
 @asynccontextmanager
@@ -173,7 +185,7 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
                 await session.load_tools()
             yield session
             lost = session.closed.is_set()
-    except (*_FAILURES, ExceptionGroup) as error:
+    except Exception as error:  # whatever a server, its transport or the SDK does wrong ends as this server's status
         raise ConnectFailed(launch.redact(_why(error, stdio, note))) from error
     else:
         if lost:
@@ -204,7 +216,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _text(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return str(error) or type(error).__name__
+    if isinstance(error, MCPError | OSError | ConnectFailed | httpx2.HTTPError):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}"
 
 
 def _version() -> str:

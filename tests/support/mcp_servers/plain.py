@@ -1,0 +1,128 @@
+"""An MCP server of the older protocol, by hand and without the SDK: quick to start, and as odd as its `$PLAIN` says.
+
+`$PLAIN` is a JSON object:
+    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta or quit
+    page      how many tools are on a page of the list
+    deaf      answer nothing
+    garbage   say things on standard output that are no messages
+    stubborn  ignore the end of input and SIGTERM
+    fail      say this on standard error and leave with status 3
+What happens is noted in the file `$RECORD`, if there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+CONFIG: dict[str, Any] = json.loads(os.environ.get("PLAIN", "{}"))
+TOOLS: list[dict[str, Any]] = CONFIG.get("tools", [{"name": "echo"}])
+
+
+def note(line: str) -> None:
+    """Write it down."""
+    if record := os.environ.get("RECORD"):
+        with Path(record).open("a") as file:
+            file.write(f"{line}\n")
+
+
+def say(message: dict[str, Any]) -> None:
+    """Send a message."""
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def listed(cursor: str | None) -> dict[str, Any]:
+    """A page of the tools."""
+    size = CONFIG.get("page", 1000)
+    start = int(cursor or 0)
+    tools = [
+        {"inputSchema": {"type": "object"}, **{key: value for key, value in tool.items() if key != "does"}}
+        for tool in TOOLS[start : start + size]
+    ]
+    more = {"nextCursor": str(start + size)} if start + size < len(TOOLS) else {}
+    return {"tools": tools, **more}
+
+
+async def call(params: dict[str, Any]) -> dict[str, Any]:
+    """Run a tool."""
+    name: str = params["name"]
+    arguments: dict[str, Any] = params.get("arguments") or {}
+    tool = next(tool for tool in TOOLS if tool["name"] == name)
+    note(name)
+    text = json.dumps({"tool": name, "arguments": arguments})
+    match tool.get("does"):
+        case "sleep":
+            await asyncio.sleep(arguments.get("seconds", 600))
+        case "grow":
+            TOOLS.append({"name": arguments["name"]})
+            say({"method": "notifications/tools/list_changed"})
+        case "meta":
+            text = json.dumps(params.get("_meta", {}))
+        case "quit":
+            sys.stderr.write("I have had enough\n")
+            sys.stderr.flush()
+            os._exit(7)
+        case _:
+            pass
+    return {"content": [{"type": "text", "text": text}]}
+
+
+async def answer(message: dict[str, Any]) -> None:
+    """Answer a request."""
+    method: str = message["method"]
+    params: dict[str, Any] = message.get("params") or {}
+    result: dict[str, Any]
+    match method:
+        case "initialize":
+            result = {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {"listChanged": True}},
+                "serverInfo": {"name": "plain", "version": "1"},
+            }
+        case "ping":
+            result = {}
+        case "tools/list":
+            result = listed(params.get("cursor"))
+        case "tools/call":
+            result = await call(params)
+        case _:
+            say({"id": message["id"], "error": {"code": -32601, "message": f"no method {method}"}})
+            return
+    say({"id": message["id"], "result": result})
+
+
+async def main() -> None:
+    """Serve until the input ends."""
+    if CONFIG.get("fail"):
+        sys.stderr.write(CONFIG["fail"] + "\n")
+        sys.exit(3)
+    if CONFIG.get("stubborn"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if CONFIG.get("garbage"):
+        sys.stdout.write("Welcome to the plain server!\n{\n[1]\n\n")
+        sys.stdout.flush()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    running: dict[Any, asyncio.Task[None]] = {}
+    while line := await reader.readline():
+        message = json.loads(line)
+        if CONFIG.get("deaf"):
+            continue
+        if message.get("method") == "notifications/cancelled":
+            note("cancelled")
+            if task := running.pop(message["params"]["requestId"], None):
+                task.cancel()
+        elif "id" in message:
+            running[message["id"]] = asyncio.get_running_loop().create_task(answer(message))
+    if CONFIG.get("stubborn"):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
