@@ -33,6 +33,7 @@ from services.planner.core.inputs import (
 from services.planner.core.outstanding import Timer
 from services.planner.core.policy import recheck_after
 from services.planner.steps import NOT_YET, NotYet
+from services.runtime.errors import RetryLater
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_id
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from services.runtime.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
+
+OVERTOOK_S = 0.2
+"""How long an event waits that came before the one that begins its task was handled."""
 
 
 class Events:
@@ -76,14 +80,17 @@ class Events:
                 },
             ),
         ):
-            moved = await self._steps.step(
-                task, self._decide(task, inbound, event), at_least=inbound.seq, again=inbound.delivered > 1
-            )
+            seen: list[State | None] = []
+            decide = self._decide(task, inbound, event, seen)
+            moved = await self._steps.step(task, decide, at_least=inbound.seq, again=inbound.delivered > 1)
             if not moved:
-                await self._ignored(task, inbound, name)
+                await self._ignored(task, inbound, name, seen[-1])
 
-    def _decide(self, task: TaskSubjects, inbound: Inbound, event: TaskEvent) -> Decide:
+    def _decide(self, task: TaskSubjects, inbound: Inbound, event: TaskEvent, seen: list[State | None]) -> Decide:
+        """What the event is for a state. The states that were asked about are added to `seen`."""
+
         async def decide(state: State | None) -> Input | NotYet | None:
+            seen.append(state)
             if state is None and not isinstance(event, TaskSubmitted):
                 return None
             match event:
@@ -117,17 +124,21 @@ class Events:
         seqs = tuple(places[task.tool_event(event.request, call.n)] for call in state.calls)
         return ToolsAnswered(request=event.request, seqs=seqs, at=event.at)
 
-    async def _ignored(self, task: TaskSubjects, inbound: Inbound, name: str) -> None:
+    async def _ignored(self, task: TaskSubjects, inbound: Inbound, name: str, state: State | None) -> None:
         """A late, duplicate or not yet decisive event: counted, and tidied up if its task was removed."""
         self._metrics.ignored.labels(name).inc()
         logger.debug("%s changes nothing", inbound.subject, extra={"action": "task.ignored"})
-        held = await self._table.load(task, inbound.seq) if inbound.delivered > 1 or name != "ToolFinished" else None
-        if held is None:
-            return
-        if held.state is None:
-            await self._bus.log(task.partition).purge(inbound.subject)
-        elif isinstance(held.state, FinalAnswer | Failed | Cancelled) and held.state.ended_by == inbound.subject:
-            self._table.end_span(held.state)
+        if state is None:
+            await self._without_state(task, inbound)
+        elif isinstance(state, FinalAnswer | Failed | Cancelled) and state.ended_by == inbound.subject:
+            self._table.end_span(state)
+
+    async def _without_state(self, task: TaskSubjects, inbound: Inbound) -> None:
+        """An event of a task that was removed goes, too; one that overtook the task's own beginning comes again."""
+        log = self._bus.log(task.partition)
+        if await log.get(task.submitted, at_least=inbound.seq) is not None:
+            raise RetryLater(f"task {task.namespace}/{task.task} has not begun yet", after_s=OVERTOOK_S)
+        await log.purge(inbound.subject)
 
     async def on_dead_event(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """An event that could not be handled fails its task, so that nobody waits for ever."""
@@ -141,7 +152,7 @@ class Events:
             task = task_of(inbound.subject)
         except ValueError:
             return
-        await self._steps.step(task, decide, at_least=0)
+        await self._steps.step(task, decide, at_least=inbound.seq, again=True)
 
     async def on_timer(self, inbound: Inbound) -> None:
         """A wake-up: look whether it is time, by the state and not by the timer."""

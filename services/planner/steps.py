@@ -112,7 +112,7 @@ class Steps:
                 return AgentUnready(reason=problem, at=now)
             return AgentReady(at=now) if isinstance(state, Waiting) and state.turn else await self._pin(task, state)
 
-        return await self.step(task, decide, at_least=0)
+        return await self.step(task, decide, at_least=0, again=True)
 
     async def _with_agent(self, task: TaskSubjects, old: State | None, state: State) -> State:
         """`state`, or what becomes of it by how its agent is now."""

@@ -157,6 +157,43 @@ async def test_cancel_ends_a_task_and_gives_every_open_call_a_result() -> None:
         assert not await stage.finish(task, "r1", 2)
 
 
+async def test_a_cancel_that_overtakes_the_beginning_of_its_task_is_not_lost() -> None:
+    server = MemoryServer(ack_wait_s=0.2)
+    held = asyncio.Event()
+
+    async def slow(call: str, subject: str) -> None:
+        await asyncio.sleep(0)
+        if call == "log.commit" and subject.endswith(".job"):
+            await held.wait()
+
+    stage = Stage(MemoryBus(server))
+    await stage.with_agent()
+    slow_replica = Replica(MemoryBus(server, pause=slow), Settings(), PLANNER, {})
+    await slow_replica.start()
+    task = await stage.submit(name="job")
+    other = Replica(MemoryBus(server), Settings(), PLANNER, {})
+    await other.start()
+    await stage.ask("cancel", {"task": "job"})
+    held.set()
+    await stage.until_state(task, Cancelled)
+    await slow_replica.stop()
+    await other.stop()
+
+
+async def test_a_late_event_of_a_removed_task_is_tidied_up() -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        gone = stage.task("gone")
+        late = ToolFinished(
+            request="r1", n=1, tool_call_id="x", tool="x", outcome="succeeded", content="", at=stage.bus.clock.now()
+        )
+        await stage.bus.log(gone.partition).record(Outgoing(gone.tool_event("r1", 1), encode(late)))
+
+        async def tidy() -> bool:
+            return await stage.bus.log(gone.partition).get(gone.tool_event("r1", 1)) is None
+
+        await until(tidy, "nothing left of it")
+
+
 async def test_a_crash_between_state_and_commands_is_repaired_by_the_redelivery() -> None:
     server = MemoryServer(ack_wait_s=0.2)
     crashing = {"armed": True}
