@@ -41,29 +41,26 @@ from schemas.task import (
 Party = Literal["client", "cli", "planner", "llm-gateway", "tool-executor", "every-service", "nats-server"]
 """`client`: whoever asks for tasks, with any NATS client. `every-service`: the runtime that all of them share."""
 
-Delivery = Literal["recorded-once", "at-revision", "deduplicated", "scheduled", "last-value", "at-most-once"]
+Delivery = Literal["recorded-once", "at-revision", "queued", "scheduled", "last-value", "at-most-once"]
 """How a message is written, and so how often it can be there.
 
 - `recorded-once`: on a subject of its own, which must not exist yet. Saying it again changes nothing, for as long as
   the message is kept. Consumers may see it more than once.
 - `at-revision`: replaces the newest message of its subject, if that is the one its writer has seen.
-- `deduplicated`: stored each time it is published, except when its `Nats-Msg-Id` repeats within the window.
+- `queued`: stored each time it is published, and delivered until it is handled. A request that is said twice is done
+  once, because its message id or the name it gives makes it the same task.
 - `scheduled`: the server publishes it at its time or later, at least once.
 - `last-value`: replaces the newest message of its subject.
 - `at-most-once`: not stored; whoever listens hears it.
 """
 
-Kept = Literal["with its task", "until it fires", "a day", "30 days", "until it is deleted", "not at all"]
+Kept = Literal["with its task", "until it fires", "until it is handled", "30 days", "until it is deleted", "not at all"]
 
-KIB = 1024
-MIB = 1024 * KIB
-STATE_BYTES_MAX = 64 * KIB
-"""A state holds no text of the conversation; what grows is eight bytes or so for each of its messages."""
-SMALL_BYTES_MAX = 4 * KIB
-"""A message that only names things."""
-LIVE_BYTES_MAX = 64 * KIB
-PAYLOAD_BYTES_MAX = 64 * MIB
-"""Anything that carries text. Above what the server takes at once, it travels through the object store."""
+MIB = 1 << 20
+MESSAGE_BYTES_MAX = 8 * MIB
+"""Of one message, headers included: what the embedded server takes. Another server's own limit counts there."""
+PAYLOAD_BYTES_MAX = 256 * MIB
+"""Of a payload that is stored: above the server's limit it goes to the object store, and the message names it."""
 
 
 class Channel(NamedTuple):
@@ -79,13 +76,20 @@ class Channel(NamedTuple):
     consumed_by: tuple[Party, ...]
     delivery: Delivery
     kept: Kept
-    bytes_max: int
     stream: str = ""
     """With a `{placeholder}` for the partition; empty where nothing is stored."""
     consumer: str = ""
     """The durable consumer that delivers it; empty where it is read by subject or sequence, watched or subscribed."""
     reply: str = ""
     """The channel of the answers."""
+
+    @property
+    def bytes_max(self) -> int:
+        """How large a message may be; 0 where there is no body."""
+        if not self.messages:
+            return 0
+        is_payload = self.stream and self.stream != _RESOURCES_STREAM
+        return PAYLOAD_BYTES_MAX if is_payload else MESSAGE_BYTES_MAX
 
 
 _PARTITION = cast("int", "{partition}")  # a placeholder where the functions expect a number; they only print it
@@ -128,7 +132,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "llm-gateway", "cli"),
         delivery="at-revision",
         kept="with its task",
-        bytes_max=STATE_BYTES_MAX,
         stream=_TASK_STREAM,
     ),
     Channel(
@@ -140,7 +143,6 @@ _TASK_CHANNELS = (
         consumed_by=("llm-gateway",),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=SMALL_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.LLM_GATEWAY,
     ),
@@ -153,7 +155,6 @@ _TASK_CHANNELS = (
         consumed_by=("tool-executor",),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=SMALL_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.TOOL_EXECUTOR,
     ),
@@ -166,7 +167,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "cli"),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=PAYLOAD_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.PLANNER,
     ),
@@ -179,7 +179,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "llm-gateway", "tool-executor", "cli"),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=PAYLOAD_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.PLANNER,
     ),
@@ -192,7 +191,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "llm-gateway", "cli"),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=PAYLOAD_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.PLANNER,
     ),
@@ -205,7 +203,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "cli"),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=SMALL_BYTES_MAX,
         stream=_TASK_STREAM,
         consumer=subjects.PLANNER,
     ),
@@ -218,7 +215,6 @@ _TASK_CHANNELS = (
         consumed_by=("planner", "llm-gateway", "cli"),
         delivery="recorded-once",
         kept="with its task",
-        bytes_max=PAYLOAD_BYTES_MAX,
         stream=_TASK_STREAM,
     ),
     Channel(
@@ -230,7 +226,6 @@ _TASK_CHANNELS = (
         consumed_by=("tool-executor",),
         delivery="at-revision",
         kept="with its task",
-        bytes_max=SMALL_BYTES_MAX,
         stream=_TASK_STREAM,
     ),
     Channel(
@@ -242,7 +237,6 @@ _TASK_CHANNELS = (
         consumed_by=("nats-server",),
         delivery="last-value",
         kept="until it fires",
-        bytes_max=SMALL_BYTES_MAX,
         stream=subjects.TIMERS_STREAM,
     ),
     Channel(
@@ -253,8 +247,7 @@ _TASK_CHANNELS = (
         published_by=("nats-server",),
         consumed_by=("planner",),
         delivery="scheduled",
-        kept="a day",
-        bytes_max=SMALL_BYTES_MAX,
+        kept="until it is handled",
         stream=subjects.TIMERS_STREAM,
         consumer=subjects.PLANNER_TIMERS,
     ),
@@ -267,7 +260,6 @@ _TASK_CHANNELS = (
         consumed_by=("client", "cli"),
         delivery="at-most-once",
         kept="not at all",
-        bytes_max=LIVE_BYTES_MAX,
     ),
     Channel(
         name="task-stop",
@@ -278,12 +270,11 @@ _TASK_CHANNELS = (
         consumed_by=("llm-gateway", "tool-executor"),
         delivery="at-most-once",
         kept="not at all",
-        bytes_max=0,
     ),
 )
 
 
-def _request_channels(verb: str, message: type[msgspec.Struct], what: str, bytes_max: int) -> tuple[Channel, Channel]:
+def _request_channels(verb: str, message: type[msgspec.Struct], what: str) -> tuple[Channel, Channel]:
     stored = {"submit": subjects.submit, "cancel": subjects.cancel, "delete": subjects.delete}[verb]
     return (
         Channel(
@@ -293,9 +284,8 @@ def _request_channels(verb: str, message: type[msgspec.Struct], what: str, bytes
             messages=(message,),
             published_by=("client", "cli", "planner"),
             consumed_by=("planner",),
-            delivery="deduplicated",
-            kept="30 days",
-            bytes_max=bytes_max,
+            delivery="queued",
+            kept="until it is handled",
             stream=subjects.REQUESTS_STREAM,
             consumer=subjects.PLANNER_REQUESTS,
             reply="replies",
@@ -309,16 +299,15 @@ def _request_channels(verb: str, message: type[msgspec.Struct], what: str, bytes
             consumed_by=("planner",),
             delivery="at-most-once",
             kept="not at all",
-            bytes_max=bytes_max,
             reply="replies",
         ),
     )
 
 
 _REQUEST_CHANNELS = (
-    *_request_channels("submit", SubmitTask, "Start a task", MIB),
-    *_request_channels("cancel", CancelTask, "Cancel a task", SMALL_BYTES_MAX),
-    *_request_channels("delete", DeleteTask, "Remove an ended task", SMALL_BYTES_MAX),
+    *_request_channels("submit", SubmitTask, "Start a task"),
+    *_request_channels("cancel", CancelTask, "Cancel a task"),
+    *_request_channels("delete", DeleteTask, "Remove an ended task"),
     Channel(
         name="replies",
         address="",
@@ -328,7 +317,6 @@ _REQUEST_CHANNELS = (
         consumed_by=("client", "cli"),
         delivery="at-most-once",
         kept="not at all",
-        bytes_max=SMALL_BYTES_MAX,
     ),
 )
 
@@ -342,7 +330,6 @@ _OTHER_CHANNELS = (
         consumed_by=("cli",),
         delivery="recorded-once",
         kept="30 days",
-        bytes_max=PAYLOAD_BYTES_MAX,
         stream=subjects.DEAD_LETTERS_STREAM,
     ),
     Channel(
@@ -354,7 +341,6 @@ _OTHER_CHANNELS = (
         consumed_by=("every-service", "cli"),
         delivery="recorded-once",
         kept="30 days",
-        bytes_max=LIVE_BYTES_MAX,
         stream=subjects.DEAD_LETTERS_STREAM,
     ),
     Channel(
@@ -366,7 +352,6 @@ _OTHER_CHANNELS = (
         consumed_by=("every-service", "cli"),
         delivery="last-value",
         kept="until it is deleted",
-        bytes_max=MIB,
         stream=_RESOURCES_STREAM,
     ),
     Channel(
@@ -378,7 +363,6 @@ _OTHER_CHANNELS = (
         consumed_by=("every-service", "cli"),
         delivery="at-revision",
         kept="until it is deleted",
-        bytes_max=MIB,
         stream=_RESOURCES_STREAM,
     ),
 )

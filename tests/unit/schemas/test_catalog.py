@@ -9,11 +9,11 @@ import pytest
 
 import schemas
 from schemas import subjects
-from schemas.catalog import CHANNELS, PLACEHOLDERS, SMALL_BYTES_MAX, Channel, messages
+from schemas.catalog import CHANNELS, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, PLACEHOLDERS, Channel, messages
 from schemas.messages import Message
 from schemas.subjects import TaskSubjects
-from schemas.wire import encode
-from tests.support.wire_examples import MINIMAL
+from services.runtime.nats import payloads, server, topology
+from services.runtime.settings import Settings
 
 every_channel = pytest.mark.parametrize("channel", CHANNELS, ids=[channel.name for channel in CHANNELS])
 TASK = TaskSubjects(0, "team-a", "my_task-1")
@@ -71,16 +71,6 @@ def test_what_is_stored_names_its_stream_and_what_is_not_is_kept_nowhere(channel
     assert bool(channel.stream) == (channel.delivery != "at-most-once")
     if channel.consumer:
         assert channel.stream
-    if channel.stream:
-        captured = {
-            subjects.REQUESTS_STREAM: subjects.REQUESTS_SUBJECTS,
-            subjects.TIMERS_STREAM: subjects.TIMERS_SUBJECTS,
-            subjects.DEAD_LETTERS_STREAM: subjects.DEAD_LETTERS_SUBJECTS,
-            f"KV_{subjects.RESOURCES_BUCKET}": (f"$KV.{subjects.RESOURCES_BUCKET}.>",),
-        }.get(channel.stream) or tuple(
-            subject.replace("0", "{partition}") for subject in subjects.task_stream_subjects(0)
-        )
-        assert any(matches(pattern, channel.address) for pattern in captured)
 
 
 def matches(pattern: str, address: str) -> bool:
@@ -103,8 +93,28 @@ def test_every_tagged_struct_of_the_contract_is_in_the_catalogue() -> None:
     assert tagged - set(messages()) == set(Message.__args__)
 
 
-def test_a_minimal_message_fits_into_its_channel() -> None:
-    sizes = {type(value): len(encode(value)) for value in MINIMAL}
+def test_the_streams_and_consumers_of_the_catalogue_are_those_that_are_made() -> None:
+    settings = Settings()
+    streams = {plan.name: plan.config for plan in topology.stream_plans(settings)}
+    consumers = {(plan.stream, plan.name): plan.config for plan in topology.consumer_plans(settings)}
+    used: set[tuple[str, str]] = set()
     for channel in CHANNELS:
-        for message in channel.messages:
-            assert sizes[message] <= min(channel.bytes_max, SMALL_BYTES_MAX)
+        stream = channel.stream.replace("{partition}", "0")
+        address = channel.address.replace("{partition}", "0")
+        if stream:
+            assert any(matches(pattern, address) for pattern in streams[stream]["subjects"]), channel.name
+            assert (channel.kept == "until it is handled") <= (streams[stream]["retention"] == "workqueue")
+            assert (channel.kept == "30 days") == bool(streams[stream]["max_age"])
+        if channel.consumer:
+            used.add((stream, channel.consumer))
+            assert matches(consumers[stream, channel.consumer]["filter_subject"], address), channel.name
+    assert used == consumers.keys()
+    assert streams.keys() - {channel.stream.replace("{partition}", "0") for channel in CHANNELS} == {
+        f"OBJ_{subjects.PAYLOADS_BUCKET}"
+    }
+
+
+def test_the_limits_of_the_catalogue_are_those_that_are_enforced() -> None:
+    assert payloads.PAYLOAD_BYTES_MAX == PAYLOAD_BYTES_MAX
+    assert server.MAX_PAYLOAD_BYTES == MESSAGE_BYTES_MAX
+    assert topology.DEAD_LETTER_DAYS == 30
