@@ -16,8 +16,10 @@ from services.runtime.nats.queue import NatsQueue
 from services.runtime.nats.signals import NatsSignals
 from services.runtime.nats.store import NatsStore
 from services.runtime.nats.timers import NatsTimers
-from services.runtime.nats.topology import Durability
+from services.runtime.nats.topology import DEAD_LETTER_S, Durability
 from services.runtime.settings import Settings
+
+PAYLOAD_GRACE_S = 86_400
 
 
 class SystemClock:
@@ -49,14 +51,24 @@ class NatsBus:
         self.timers = NatsTimers(connection, self._payloads)
         self.resources = NatsStore(connection, subjects.RESOURCES_BUCKET, replicas=settings.stream_replicas)
         self.signals = NatsSignals(connection, self._payloads)
-        self.dead_letters = self._log(subjects.DEAD_LETTERS_STREAM, "two-step")
+        # Dead letters expire; what they name must live as long.
+        self.dead_letters = self._log(
+            subjects.DEAD_LETTERS_STREAM, "two-step", payloads_kept_s=DEAD_LETTER_S + PAYLOAD_GRACE_S
+        )
         self._logs = [
             self._log(subjects.task_stream(partition), self.commit) for partition in range(settings.partitions)
         ]
         self._plans = {(plan.stream, plan.name): plan for plan in topology.consumer_plans(settings)}
 
-    def _log(self, stream: str, commit: CommitForm) -> NatsLog:
-        return NatsLog(self._connection, stream, self._payloads, replicas=self._settings.stream_replicas, commit=commit)
+    def _log(self, stream: str, commit: CommitForm, payloads_kept_s: int | None = None) -> NatsLog:
+        return NatsLog(
+            self._connection,
+            stream,
+            self._payloads,
+            replicas=self._settings.stream_replicas,
+            commit=commit,
+            payloads_kept_s=payloads_kept_s,
+        )
 
     def log(self, partition: int) -> NatsLog:
         """The stream of a partition."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
@@ -19,6 +20,8 @@ from services.runtime.nats.wire import Raw, Receiver
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 OUTBOX_BYTES_MAX = 8 << 20
 """Written while disconnected and kept: acknowledgements, signals."""
@@ -83,12 +86,26 @@ class RawClient(Client):
         await self._send_command(command)
         await self._flush_pending()
 
+    def abort(self) -> None:
+        """Drop the connection at once, and what is written to it."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _attempt_reconnect(self) -> None:
+        # The client would first wait until the old server has read all that is written; one that hangs never does.
+        self.abort()
+        await super()._attempt_reconnect()
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         receiver = self._receivers.get(sid)
         if receiver is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-        else:
+            return
+        try:
             receiver(Raw(subject.decode(), reply.decode(), data, headers))
+        except Exception:  # in the client's read loop it would end all reading, silently; the message comes again
+            logger.exception("a receiver failed on %r", subject, extra={"action": "nats.receiver"})
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._receivers.pop(sid, None)

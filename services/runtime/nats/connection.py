@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +25,7 @@ from services.runtime.errors import Refused, Unavailable
 from services.runtime.nats.client import OUTBOX_BYTES_MAX, Interrupted, RawClient, RawSubscription
 from services.runtime.nats.wire import Raw, Receiver, encode_headers
 from services.runtime.settings import Settings
+from services.runtime.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,16 @@ CONNECT_S = 10.0
 """How long the first connection may take."""
 FLUSH_S = 2
 """How long the server may take to say that it has everything."""
+PING_S = 1
+PINGS_LOST_MAX = 2
+"""A server that hangs is left after three to four seconds."""
 REQUEST_S = 2.0
 """How long an answer may take; a leader that is gone does not answer at all."""
 SUBJECT_BYTES_MAX = 1500
 """The server closes connections that send a longer control line than 4096 bytes: subject, reply and sizes."""
+
+_SUBJECT = re.compile(r"[!-~]+")
+"""Printable ASCII without spaces; ids are narrower still (`schemas.ids`)."""
 
 
 class NoResponders(Unavailable):
@@ -64,23 +71,23 @@ class Connection:
         self._inbox = ""
         self._closing = False
         self._last_error = ""
+        self._errors = 0
+        self._opening: asyncio.Task[Any] | None = None
         self._reconnect_listeners: list[Callable[[], None]] = []
 
     # --- life ---------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect; raises `Unavailable` with the reason if that takes too long or is refused."""
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await self._client.connect(**self._options())
-        except TimeoutError:
-            await self._abandon()
+        self._opening = spawn(self._client.connect(**self._options()), name="nats:connect")
+        await asyncio.wait((self._opening,), timeout=CONNECT_S)
+        if self._opening.done() and not self._opening.cancelled() and self._opening.exception() is None:
+            self._opening = None
+        else:
+            await self._abandon(self._opening)
             raise Unavailable(
                 f"cannot connect to NATS at {self._settings.nats_shown}: {self._last_error or 'no answer'}"
-            ) from None
-        except (OSError, NatsError, ValueError) as error:
-            await self._abandon()
-            raise Unavailable(f"cannot connect to NATS at {self._settings.nats_shown}: {error}") from error
+            )
         prefix = self._client.new_inbox() + "."
         await self.listen(prefix + "*", self._answer)
         self._inbox = prefix
@@ -89,7 +96,8 @@ class Connection:
     async def close(self) -> None:
         """Send what is written and disconnect."""
         self._closing = True
-        await self.flush()
+        if not await self.flush():
+            self._client.abort()
         await self._client.close()
         self._interrupt("the connection was closed")
 
@@ -128,21 +136,18 @@ class Connection:
         """Give every message on a subject to a receiver, from the read loop."""
         return await self._client.listen(subject, queue, receiver)
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Wait until the server has all that was said to it: a publication, or an interest in a subject.
 
-        Not while disconnected: whatever is kept is said when there is a server again.
+        False while it is away: what is kept is said when there is a server again.
         """
-        with contextlib.suppress(NatsError, OSError, TimeoutError):
-            if self._client.is_connected:
-                await self._client.flush(FLUSH_S)
-
-    async def settle(self) -> None:
-        """Wait until the server has seen all that was sent, subscriptions included; raises `Unavailable`."""
+        if not self._client.is_connected:
+            return False
         try:
-            await self._client.flush(math.ceil(REQUEST_S))
-        except (NatsError, OSError) as error:
-            raise Interrupted(f"NATS did not confirm: {error}") from error
+            await self._client.flush(FLUSH_S)
+        except (NatsError, OSError):
+            return False
+        return True
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> None:
         """Publish, and do not wait. While disconnected it is kept; raises `Unavailable` when there is no more room."""
@@ -164,7 +169,8 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        await self._until_connected(timeout_s)
+        if not self._connected.is_set():
+            await self._until_connected(timeout_s)
         token = str(next(self._numbers))
         future: asyncio.Future[Raw] = loop.create_future()
 
@@ -175,7 +181,7 @@ class Connection:
         command = self._command(subject, self._inbox + token, data, headers)
         self._waiting[token] = answer
         self._interruptible.add(future)
-        timer = loop.call_at(deadline, _time_out, future, subject)
+        timer = loop.call_at(deadline, self._time_out, future, subject, self._errors)
         try:
             await self._client.write(b"".join((*before, command)) if before else command)
             raw = await future
@@ -197,7 +203,8 @@ class Connection:
     ) -> list[Raw]:
         """Ask and collect answers until the last one, which is included."""
         loop = asyncio.get_running_loop()
-        await self._until_connected(timeout_s)
+        if not self._connected.is_set():
+            await self._until_connected(timeout_s)
         token = str(next(self._numbers))
         future: asyncio.Future[None] = loop.create_future()
         found: list[Raw] = []
@@ -211,7 +218,7 @@ class Connection:
         command = self._command(subject, self._inbox + token, data, None)
         self._waiting[token] = answer
         self._interruptible.add(future)
-        timer = loop.call_later(timeout_s, _time_out, future, subject)
+        timer = loop.call_later(timeout_s, self._time_out, future, subject, self._errors)
         try:
             await self._client.write(command)
             await future
@@ -235,7 +242,7 @@ class Connection:
             waiting(raw)
 
     def _command(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None) -> bytes:
-        if not subject or len(subject) > SUBJECT_BYTES_MAX or any(c in subject for c in " \r\n\t"):
+        if len(subject) > SUBJECT_BYTES_MAX or not _SUBJECT.fullmatch(subject):
             raise Refused(f"{subject[:80]!r} cannot be a subject", code="bad_subject")
         if not headers:
             if len(data) > self.max_payload:
@@ -248,21 +255,31 @@ class Connection:
         return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), reply.encode(), len(block), size, block, data)
 
     async def _until_connected(self, timeout_s: float) -> None:
-        if self._connected.is_set():
-            return
+        if self._client.is_closed:
+            raise NoResponders("the connection to NATS is closed")
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
         except TimeoutError:
             raise NoResponders(f"NATS at {self._settings.nats_shown} is away: {self._last_error}") from None
 
+    def _time_out(self, future: asyncio.Future[Any], subject: str, errors: int) -> None:
+        if not future.done():
+            # A forbidden subject is not answered either: the server says it beside the point.
+            why = f" ({self._last_error})" if self._errors != errors else ""
+            future.set_exception(Interrupted(f"no answer on {subject} in time{why}"))
+
     def _interrupt(self, why: str) -> None:
         for future in list(self._interruptible):
             if not future.done():
                 future.set_exception(Interrupted(why))
 
-    async def _abandon(self) -> None:
+    async def _abandon(self, opening: asyncio.Task[Any]) -> None:
         self._closing = True
+        opening.cancel()
+        await asyncio.wait((opening,))
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            self._last_error = str(error)
         with contextlib.suppress(NatsError, OSError):
             await self._client.close()
 
@@ -274,8 +291,8 @@ class Connection:
             "inbox_prefix": f"_INBOX_{self._service.replace('-', '_')}",
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.2,
-            "ping_interval": 3,
-            "max_outstanding_pings": 2,
+            "ping_interval": PING_S,
+            "max_outstanding_pings": PINGS_LOST_MAX,
             "connect_timeout": 2,
             "pending_size": OUTBOX_BYTES_MAX,
             "error_cb": self._on_error,
@@ -298,6 +315,10 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = str(error) or type(error).__name__
+        self._errors += 1
+        if self._opening is not None and "authorization violation" in self._last_error.lower():
+            self._opening.cancel()  # the same credentials would be refused again
+            return
         if not self._closing:
             logger.warning("nats: %s", self._last_error, extra={"action": "nats.error"})
 
@@ -317,11 +338,6 @@ class Connection:
         self._interrupt("the connection to NATS is closed")
         if not self._closing and self._on_closed is not None:
             self._on_closed()
-
-
-def _time_out(future: asyncio.Future[Any], subject: str) -> None:
-    if not future.done():
-        future.set_exception(Interrupted(f"no answer on {subject} in time"))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

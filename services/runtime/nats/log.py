@@ -41,13 +41,21 @@ class NatsLog:
     """A stream of the server."""
 
     def __init__(
-        self, connection: Connection, stream: str, payloads: Payloads, *, replicas: int, commit: CommitForm
+        self,
+        connection: Connection,
+        stream: str,
+        payloads: Payloads,
+        *,
+        replicas: int,
+        commit: CommitForm,
+        payloads_kept_s: int | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._payloads = payloads
         self._reader = Reader(connection, stream, replicas=replicas)
         self._commit = commit
+        self._payloads_kept_s = payloads_kept_s
         self._batches = asyncio.Semaphore(BATCHES_MAX)
 
     async def get(self, subject: str, *, at_least: int = 0) -> Entry | None:
@@ -105,7 +113,7 @@ class NatsLog:
 
     async def _fenced(self, message: Outgoing, expected: int) -> Command:
         headers: Mapping[str, str] = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(expected), **message.headers}
-        return await self._payloads.outgoing(message.subject, message.data, headers)
+        return await self._payloads.outgoing(message.subject, message.data, headers, kept_s=self._payloads_kept_s)
 
     async def _write(self, command: Command) -> int:
         try:

@@ -22,6 +22,7 @@ from services.runtime.nats.wire import encode_headers
 
 PAYLOAD_BYTES_MAX = 256 << 20
 """The largest payload of one message."""
+TTL = "Nats-TTL"
 HEADROOM_BYTES = 4096
 """Kept free in every message for the headers that the adapter and the server add."""
 PIECE_BYTES_MAX = 1 << 20
@@ -40,8 +41,13 @@ class Payloads:
         self._connection = connection
         self._reader = Reader(connection, payloads_stream(), replicas=replicas)
 
-    async def outgoing(self, subject: str, data: bytes, headers: Mapping[str, str]) -> Command:
-        """The message to be published for a payload: itself, or a reference once the payload is stored."""
+    async def outgoing(
+        self, subject: str, data: bytes, headers: Mapping[str, str], *, kept_s: int | None = None
+    ) -> Command:
+        """The message to be published for a payload: itself, or a reference once the payload is stored.
+
+        `kept_s`: for messages that nobody purges, how long the payload is kept.
+        """
         limit = self._connection.max_payload - HEADROOM_BYTES
         if len(data) <= limit // 2 or len(data) + len(encode_headers(headers)) <= limit:
             return Command(subject, data, headers)
@@ -49,7 +55,7 @@ class Payloads:
             raise Refused(
                 f"{subject}: a payload of {len(data)} bytes is above the limit of {PAYLOAD_BYTES_MAX}", code="too_large"
             )
-        reference = await self._store(subject, data)
+        reference = await self._store(subject, data, kept_s)
         return Command(subject, b"", {**headers, PAYLOAD_REF: reference})
 
     async def incoming(self, data: bytes, headers: Mapping[str, str]) -> bytes:
@@ -83,22 +89,23 @@ class Payloads:
         """Remove the payloads of all messages whose subject matches a filter."""
         await api.ask(self._connection, f"STREAM.PURGE.{payloads_stream()}", {"filter": _piece("*", "*", filter_)})
 
-    async def _store(self, subject: str, data: bytes) -> str:
+    async def _store(self, subject: str, data: bytes, kept_s: int | None) -> str:
         digest = hashlib.sha256(data).hexdigest()
         size = min(PIECE_BYTES_MAX, self._connection.max_payload - HEADROOM_BYTES)
+        headers = {EXPECTED_LAST_SUBJECT_SEQUENCE: "0", **({TTL: f"{kept_s}s"} if kept_s is not None else {})}
         pieces = [data[start : start + size] for start in range(0, len(data), size)]
         for first in range(0, len(pieces), WINDOW):
             await asyncio.gather(
                 *(
-                    self._store_piece(_piece(digest, n, subject), piece)
+                    self._store_piece(Command(_piece(digest, n, subject), piece, headers))
                     for n, piece in enumerate(pieces[first : first + WINDOW], first)
                 )
             )
         return f"{digest}.{len(pieces)}.{subject}"
 
-    async def _store_piece(self, subject: str, piece: bytes) -> None:
+    async def _store_piece(self, piece: Command) -> None:
         try:
-            await store(self._connection, Command(subject, piece, {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}))
+            await store(self._connection, piece)
         except Mismatch:
             return  # the same digest: the same piece
 

@@ -25,6 +25,8 @@ LOOK_AROUND_S = 1.0
 """How long `take` waits before it returns nothing."""
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 1.0
+PAUSE_FORGOTTEN_S = 10.0
+"""After this time without trouble, the next one is met without a pause."""
 REPAIR_BUDGET_S = 2.0
 PAYLOAD_RETRY_S = 1.0
 NANOSECONDS = 1_000_000_000
@@ -85,6 +87,7 @@ class NatsQueue:
         self._buffer: deque[NatsDelivery] = deque()
         self._pull = Pull(connection, plan.stream, plan.name, self._received)
         self._pause_s = 0.0
+        self._recovered_at = 0.0
         self._closed = False
 
     async def take(self, free: int) -> Sequence[Delivery]:
@@ -116,6 +119,10 @@ class NatsQueue:
 
     async def _recover(self, why: str) -> None:
         """Ask anew, after a pause that grows; the consumer is made again if it is gone."""
+        now = asyncio.get_running_loop().time()
+        if now - self._recovered_at > PAUSE_FORGOTTEN_S:
+            self._pause_s = 0.0
+        self._recovered_at = now
         if self._pause_s:
             await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         self._pause_s = min(max(self._pause_s * 2, PAUSE_MIN_S), PAUSE_MAX_S)

@@ -32,6 +32,8 @@ from services.runtime.nats.wire import (
 DIRECT = "$JS.API.DIRECT.GET"
 MULTI_SUBJECTS_MAX = 256
 """Subjects asked for at once; the server stops at 1,024 that match."""
+READS_MAX = 64
+"""Messages asked for at once: the server drops a client that does not keep up with 64 MiB."""
 NOT_FOUND = 404
 TOO_MANY = 413
 MESSAGE_NOT_FOUND = 10037
@@ -89,7 +91,10 @@ class Reader:
 
     async def read(self, seqs: Sequence[int]) -> list[Stored]:
         """The messages at these sequences; raises `LookupError` for one that does not exist."""
-        return list(await asyncio.gather(*(self._at(seq) for seq in seqs)))
+        found: list[Stored] = []
+        for start in range(0, len(seqs), READS_MAX):
+            found += await asyncio.gather(*(self._at(seq) for seq in seqs[start : start + READS_MAX]))
+        return found
 
     async def _at(self, seq: int) -> Stored:
         raw = await self._ask(self._direct, msgspec.json.encode(_Seq(seq)))

@@ -10,10 +10,13 @@ import asyncio
 import contextlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from services.runtime.leash import leashed
 
 SERVER_NAME_SYNCED = "holdfast-embedded"
 """The name of a server that was started from `config` below, which always syncs."""
@@ -135,9 +138,7 @@ class EmbeddedServer:
         path = self._directory / "nats-server.conf"
         path.write_text(config(port=self.port, store=self._directory / "jetstream", log=self.log))
         self._process = await asyncio.create_subprocess_exec(
-            str(self._binary),
-            "-c",
-            str(path),
+            *leashed([str(self._binary), "-c", str(path)], ends_by=signal.SIGTERM),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 BACKLOG_MAX = 10_000
 """Signals that wait for one handler; more are dropped, and said."""
+REQUEST_PAYLOAD_KEPT_S = 30 * 86_400
+"""How long the payload of a large request is kept: nobody purges it when the request is done."""
 EMPTY: Mapping[str, str] = {}
 
 
@@ -45,7 +47,6 @@ class NatsSignals:
 
         subscription = await self._connection.listen(subject, receive, queue=queue)
         await self._connection.flush()
-        await self._connection.settle()
         task = self._tasks.spawn(_handle(backlog, handler), name=f"signals:{subject}")
 
         async def unsubscribe() -> None:
@@ -62,7 +63,7 @@ class NatsSignals:
 
     async def store(self, subject: str, data: bytes, headers: Mapping[str, str] = EMPTY) -> int:
         """Store a message in whatever stream captures the subject; its sequence."""
-        message = await self._payloads.outgoing(subject, data, headers)
+        message = await self._payloads.outgoing(subject, data, headers, kept_s=REQUEST_PAYLOAD_KEPT_S)
         return await store(self._connection, message, repeatable=MSG_ID in headers)
 
     async def close(self) -> None:

@@ -24,7 +24,8 @@ REQUEST_DUPLICATES_S = 0.1
 """How long the server knows a repeated message id of a request: as short as it allows. A swallowed request would never
 be answered, and ids are known per stream, so one namespace could swallow another's. The derived task name is what makes
 a message id idempotent, for as long as the task exists."""
-DEAD_LETTER_DAYS = 30
+DEAD_LETTER_S = 30 * 86_400
+"""How long dead letters are kept."""
 ACK_PENDING_MAX = 20_000
 """Messages of one consumer that all replicas together may have in hand, or wait to hand back."""
 PULLS_WAITING_MAX = 512
@@ -109,17 +110,23 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         **base,
         "subjects": list(subjects.DEAD_LETTERS_SUBJECTS),
         "max_msgs_per_subject": 1,
-        "max_age": DEAD_LETTER_DAYS * 86_400 * NANOSECONDS,
+        "max_age": DEAD_LETTER_S * NANOSECONDS,
     }
     resources = {**bucket, "subjects": [f"$KV.{subjects.RESOURCES_BUCKET}.>"]}
-    payloads = {**base, "subjects": [f"$O.{subjects.PAYLOADS_BUCKET}.>"], "discard": "new", "max_msgs_per_subject": 1}
+    payloads = {
+        **base,
+        "subjects": [f"$O.{subjects.PAYLOADS_BUCKET}.>"],
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "allow_msg_ttl": True,
+    }
     return [
         *tasks,
         StreamPlan(subjects.REQUESTS_STREAM, requests, BASE_CHECKED),
         StreamPlan(subjects.TIMERS_STREAM, timers, (*BASE_CHECKED, "allow_msg_schedules")),
         StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED),
         StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct")),
-        StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct")),
+        StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct", "allow_msg_ttl")),
     ]
 
 

@@ -57,10 +57,14 @@ def description_of(headers: bytes) -> str:
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """A header block. Line breaks in a value would be new headers, so they become spaces."""
-    lines = [f"{key}: {value}" for key, value in headers.items()]
-    if any("\r" in line or "\n" in line for line in lines):
-        lines = [line.replace("\r", " ").replace("\n", " ") for line in lines]
-    return ("NATS/1.0\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode()
+    text = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        text = "".join([f"{_one_line(key)}: {_one_line(value)}\r\n" for key, value in headers.items()])
+    return f"NATS/1.0\r\n{text}\r\n".encode()
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def decode_headers(block: bytes | None) -> dict[str, str]:
