@@ -24,6 +24,7 @@ Finding = tuple[FieldPath, str]
 
 _SLACK_ID = re.compile(r"[CU][A-Z0-9]+")
 _NOT_YET = "has no effect yet"
+_NO_APPROVALS = "spec.approvalContactChannel: approvals cannot be asked for yet, so this server will not be used"
 
 
 def check_resource(resource: Resource) -> list[Finding]:
@@ -147,10 +148,7 @@ def without_effect(manifest: Resource | TaskManifest) -> Iterator[Finding]:
             if spec.resources is not None:
                 yield ("spec", "resources"), f"spec.resources {_NOT_YET}: limit the tool-executor's process instead"
             if spec.approval_contact_channel is not None:
-                yield (
-                    ("spec", "approvalContactChannel"),
-                    f"spec.approvalContactChannel {_NOT_YET}: its tools run WITHOUT approval",
-                )
+                yield ("spec", "approvalContactChannel"), _NO_APPROVALS
         case Agent(spec=spec):
             if spec.human_contact_channels:
                 yield ("spec", "humanContactChannels"), f"spec.humanContactChannels {_NOT_YET}"

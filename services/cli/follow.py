@@ -17,6 +17,7 @@ from schemas.subjects import TaskSubjects
 from schemas.task import Initializing, State, Terminal
 from schemas.wire import Malformed, decode
 from services.cli.history import Recorded, decoded, turns
+from services.runtime.errors import Unavailable
 
 if TYPE_CHECKING:
     from services.cli.client import Client, StoredTask
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 """How long a lost live message can go unnoticed."""
 BACKLOG_MAX = 4096
+AWAY_MAX_S = 60.0
+"""How long the bus may be away before the watcher gives up."""
 
 
 class TextPiece(msgspec.Struct, frozen=True):
@@ -42,7 +45,13 @@ class StateSeen(msgspec.Struct, frozen=True):
     revision: int
 
 
-Happening = Recorded | StateSeen | TextPiece | ToolProgress
+class BusAway(msgspec.Struct, frozen=True):
+    """The bus does not answer; we go on when it does."""
+
+    why: str
+
+
+Happening = Recorded | StateSeen | TextPiece | ToolProgress | BusAway
 
 
 class Follower:
@@ -75,15 +84,29 @@ class Follower:
             await stop_facts()
 
     async def _run(self) -> AsyncGenerator[Happening]:
+        clock = self._client.bus.clock
+        last_answer = clock.now()
         while True:
-            stored = await self._client.task(self._task.namespace, self._task.task)
-            if stored is not None:
-                for happening in await self._news(stored):
-                    yield happening
-                if isinstance(stored.state, Terminal):
-                    return
+            try:
+                stored, news = await self._look()
+            except Unavailable as failure:
+                away_s = (clock.now() - last_answer).total_seconds()
+                if away_s > AWAY_MAX_S:
+                    raise
+                yield BusAway(str(failure))
+                await clock.sleep(self._poll_s)
+                continue
+            last_answer = clock.now()
+            for happening in news:
+                yield happening
+            if stored is not None and isinstance(stored.state, Terminal):
+                return
             async for happening in self._pieces():
                 yield happening
+
+    async def _look(self) -> tuple[StoredTask | None, list[Happening]]:
+        stored = await self._client.task(self._task.namespace, self._task.task)
+        return stored, [] if stored is None else await self._news(stored)
 
     async def _pieces(self) -> AsyncGenerator[Happening]:
         """Live pieces, until something says that there is news in the stream, or it is time to look anyway."""

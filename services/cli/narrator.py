@@ -8,7 +8,7 @@ from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubm
 from schemas.live import ToolProgress
 from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
-from services.cli.follow import Happening, StateSeen, TextPiece
+from services.cli.follow import BusAway, Happening, StateSeen, TextPiece
 from services.cli.history import Recorded
 from services.cli.text import one_line, safe, seconds_text
 
@@ -43,6 +43,7 @@ class LineNarrator:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._detail = ""
+        self._away = False
 
     def tell(self, happening: Happening) -> None:
         """Write its lines."""
@@ -51,8 +52,11 @@ class LineNarrator:
                 lines = said(happening)
             case StateSeen(state=state):
                 lines = self._changed(state)
+            case BusAway(why=why):
+                lines = [] if self._away else [f"the bus does not answer, waiting for it: {one_line(why, LINE_WIDTH)}"]
             case TextPiece() | ToolProgress():
                 lines = []
+        self._away = isinstance(happening, BusAway)
         for line in lines:
             self._stream.write(f"{line}\n")
         self._stream.flush()
@@ -61,6 +65,8 @@ class LineNarrator:
         """Nothing is open."""
 
     def _changed(self, state: State) -> list[str]:
+        if isinstance(state, AwaitingModel | AwaitingTools):
+            return []  # the lines before and after say it
         view = describe_state(state)
         detail = f"{view.phase}: {one_line(view.status_detail, LINE_WIDTH)}"
         if detail == self._detail:
@@ -90,6 +96,9 @@ class LiveNarrator:
             case ToolProgress(tool=tool, progress=progress, total=total, message=message):
                 share = f" {progress:g}{f' of {total:g}' if total else ''}" if progress is not None else ""
                 self._wait(f"{tool}{share} {one_line(message, 60)}".rstrip())
+            case BusAway(why=why):
+                self._end_text()
+                self._wait(f"the bus does not answer, waiting for it: {why}")
             case Recorded():
                 self._hush()
                 self._record(happening)

@@ -1,0 +1,1 @@
+"""`holdfast demo`: a task survives SIGKILL, shown and checked."""
