@@ -99,6 +99,9 @@ class TaskTable:
         for wanted in outstanding(state):
             if await log.record(_outgoing(task, wanted, headers)) is not None:
                 missing += 1
+        if isinstance(state, Failed | Cancelled):
+            # Whoever ended the task may have died before it said so to those who work for it.
+            await self._bus.signals.publish(task.stop, b"")
         return missing
 
     async def set_timer(self, task: TaskSubjects, timer: Timer, headers: Mapping[str, str]) -> None:
