@@ -41,14 +41,17 @@ fmt: $(DEV) ## Format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schemas: $(DEV) ## Regenerate schemas/generated
+schemas: $(DEV) ## Regenerate what is generated: JSON Schema, AsyncAPI, the diagram of the machine
 	$(BIN)/python -m schemas.export
+	$(BIN)/python -m tests.unit.test_docs
 
+sim: export SEEDS ?= 1000
 sim: $(DEV) ## Simulated crashes over many seeds: SEEDS=1000, or one of them again: SEED=12345
-	SEEDS="$(or $(SEEDS),1000)" SEED="$(SEED)" $(BIN)/pytest tests/chaos/simulated $(ARGS)
+	$(BIN)/pytest tests/chaos/simulated $(ARGS)
 
+chaos: export KILLS ?= 200
 chaos: $(DEV) ## Real processes and a real server, killed with SIGKILL: KILLS=200
-	KILLS="$(or $(KILLS),200)" $(BIN)/pytest tests/chaos/live $(ARGS)
+	$(BIN)/pytest tests/chaos/live $(ARGS)
 
 bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
