@@ -13,12 +13,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
+from services.runtime.nats.bus import NatsBus
 from services.runtime.nats.server import find_binary, free_port
 
 START_S = 20.0
+
+Connect = Callable[..., Awaitable[NatsBus]]
+"""`await connect(url, ack_wait_s=1)`: a bus that its fixture closes."""
 
 
 class NatsServer:

@@ -86,15 +86,23 @@ class RawClient(Client):
         await self._send_command(command)
         await self._flush_pending()
 
-    def abort(self) -> None:
-        """Drop the connection at once, and what is written to it."""
+    async def finish(self, *, flushed: bool) -> None:
+        """Close for good. What was not flushed is dropped: waiting for a server that is away could last for ever."""
+        if not flushed:
+            self._pending.clear()
+            self._pending_data_size = 0
+            self._abort()
+        with contextlib.suppress(NatsError, OSError):
+            await self.close()
+
+    def _abort(self) -> None:
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
 
     async def _attempt_reconnect(self) -> None:
         # The client would first wait until the old server has read all that is written; one that hangs never does.
-        self.abort()
+        self._abort()
         await super()._attempt_reconnect()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

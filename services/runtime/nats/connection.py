@@ -10,7 +10,6 @@ What the client lacks or does badly, and what is done here instead:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import re
@@ -96,9 +95,7 @@ class Connection:
     async def close(self) -> None:
         """Send what is written and disconnect."""
         self._closing = True
-        if not await self.flush():
-            self._client.abort()
-        await self._client.close()
+        await self._client.finish(flushed=await self.flush())
         self._interrupt("the connection was closed")
 
     @property
@@ -280,8 +277,7 @@ class Connection:
         await asyncio.wait((opening,))
         if not opening.cancelled() and (error := opening.exception()) is not None:
             self._last_error = str(error)
-        with contextlib.suppress(NatsError, OSError):
-            await self._client.close()
+        await self._client.finish(flushed=False)
 
     def _options(self) -> dict[str, Any]:
         settings = self._settings

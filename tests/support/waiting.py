@@ -1,0 +1,22 @@
+"""Waiting on a condition, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+POLL_S = 0.01
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, within_s: float = 5.0) -> None:
+    """Wait until the condition holds; fails with `what` was waited for."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while True:
+        holds = condition()
+        if not isinstance(holds, bool):
+            holds = await holds
+        if holds:
+            return
+        assert loop.time() < deadline, f"waited {within_s} s in vain: {what}"
+        await asyncio.sleep(POLL_S)
