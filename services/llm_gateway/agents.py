@@ -8,6 +8,8 @@ from typing import NamedTuple
 from schemas.resources import LLM, Agent, ResourceStatus, ToolInfo
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, tool_table
+from services.llm_gateway.limits import time_limit
+from services.runtime.ports import Clock
 from services.runtime.resources import Resources
 
 SETTLE_S = 1.0
@@ -30,8 +32,9 @@ class Equipped(NamedTuple):
 class Agents:
     """Looks agents up. The tools of an agent are put together again only when one of its servers changes."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, clock: Clock) -> None:
         self._resources = resources
+        self._clock = clock
         self._changed = asyncio.Event()
         self._tools: dict[tuple[str, str], tuple[tuple[tuple[str, tuple[ToolInfo, ...]], ...], tuple[OfferedTool, ...]]]
         self._tools = {}
@@ -44,7 +47,7 @@ class Agents:
         except NotReady:
             pass
         try:
-            async with asyncio.timeout(SETTLE_S):
+            async with time_limit(self._clock, SETTLE_S):
                 return await self._wait(namespace, name)
         except TimeoutError:
             return self._look(namespace, name)

@@ -22,6 +22,7 @@ from services.llm_gateway.core.cost import priced
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import network_failure
 from services.llm_gateway.deltas import Deltas
+from services.llm_gateway.limits import time_limit
 from services.llm_gateway.models import Model
 from services.llm_gateway.telemetry import Observer
 from services.runtime.errors import RetryLater
@@ -109,7 +110,7 @@ class Caller:
         deltas = Deltas(self._signals, self._clock, attempt.task.live, turn=request.turn, attempt=request.attempt)
         async with attempt.model.slots:
             try:
-                async with asyncio.timeout(limit_s), deltas:
+                async with time_limit(self._clock, limit_s), deltas:
                     reply = await provider.call(request, deltas.add)
             except CallFailed as failed:
                 return failed.failure

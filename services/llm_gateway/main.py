@@ -28,7 +28,7 @@ class LLMGateway:
         self._caller = Caller(runtime.bus.signals, runtime.bus.clock, Observer(runtime.metrics, runtime.traces))
         self._calls = ModelCalls(
             runtime.bus,
-            agents=Agents(runtime.resources),
+            agents=Agents(runtime.resources, runtime.bus.clock),
             models=self._models,
             windows=Windows(),
             caller=self._caller,

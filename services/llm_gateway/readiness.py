@@ -16,6 +16,7 @@ from schemas.resources import LLM, LLMSpec
 from schemas.subjects import ResourceKey
 from services.llm_gateway.core.calls import CallFailed
 from services.llm_gateway.core.endpoints import BadSpec, endpoint_of, parameters_of, unsent
+from services.llm_gateway.limits import time_limit
 from services.llm_gateway.models import ModelKey, Models, secret_version
 from services.llm_gateway.providers.base import Checked
 from services.runtime.errors import Unavailable
@@ -134,7 +135,7 @@ class Readiness:
         """Whether an LLM can be called now, in the words of its status."""
         provider = llm.spec.provider
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S), self._models.use(llm, revision) as model:
+            async with time_limit(self._clock, CHECK_TIMEOUT_S), self._models.use(llm, revision) as model:
                 checked = await model.provider.check()
         except (BadSpec, SecretMissing) as problem:
             return Verdict(ready=False, detail=str(problem))

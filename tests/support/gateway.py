@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from schemas.wire import decode, encode
 from services.llm_gateway.main import build
 from services.runtime.consumer import Consumer
 from services.runtime.dead_letters import DeadLetters
+from services.runtime.errors import Unavailable
 from services.runtime.ports import Bus, Entry, Outgoing, Store
 from services.runtime.resources import Resources
 from services.runtime.secrets import Secrets
@@ -189,17 +191,55 @@ def decode_outcome(data: bytes) -> Outcome:
     return decode(data, ModelFailed) if b"model.failed" in data[:100] else decode(data, ModelAnswered)
 
 
+class Faults:
+    """The `pause` of a memory bus: counts its calls, and lets those fail that it is told to."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.always: set[str] = set()
+        self.once: set[str] = set()
+
+    async def __call__(self, call: str, subject: str) -> None:
+        self.seen[call] += 1
+        await asyncio.sleep(0)
+        if call in self.always or call in self.once:
+            self.once.discard(call)
+            raise Unavailable(f"{call} of {subject} fails, as it was told")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, for a bounded time."""
+    for _ in range(int(PATIENCE_S / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came true")
+
+
 class GatewayRig:
     """A running gateway."""
 
-    def __init__(self, bus: Bus, runtime: Runtime) -> None:
+    def __init__(self, bus: Bus, runtime: Runtime, consumer: Consumer) -> None:
         self.bus = bus
         self.runtime = runtime
+        self.consumer = consumer
+        """That of partition 0."""
 
     @property
     def store(self) -> Store:
         """The resources bucket."""
         return self.bus.resources
+
+    def calls(self, outcome: str = "answered", provider: str = "scripted") -> int:
+        """How many model calls ended so."""
+        labels = {"provider": provider, "outcome": outcome}
+        registry = self.runtime.metrics.registry
+        return int(registry.get_sample_value("holdfast_model_call_seconds_count", labels) or 0)
+
+    def settled(self, outcome: str) -> int:
+        """How many commands ended so: done, retried, failed, dead."""
+        labels = {"consumer": "llm-gateway", "outcome": outcome}
+        return int(self.runtime.metrics.registry.get_sample_value("holdfast_messages_handled_total", labels) or 0)
 
     async def task(self, name: str = "job", messages: tuple[Message, ...] = START) -> TaskRig:
         """A new task with its conversation begun."""
@@ -259,7 +299,7 @@ async def running_gateway(
     await service.start()
     loops = [spawn(consumer.run(), name="consumer") for consumer in consumers]
     try:
-        yield GatewayRig(bus, runtime)
+        yield GatewayRig(bus, runtime, consumers[0])
     finally:
         for consumer in consumers:
             await consumer.stop(0.2)

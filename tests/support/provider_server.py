@@ -80,6 +80,10 @@ class ProviderServer:
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was, and behave."""
         self.requests: list[Recorded] = []
         self.keys: set[str] | None = None
         """Keys that are accepted; None: any, or none at all."""

@@ -30,6 +30,8 @@ from tests.support.provider_wire import (
     sse,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 KEY = SecretSource(secret_key_ref=SecretKeyRef(name="llm", key="key"))
 CLOCK = ToolInfo(name="now", description="The time in a zone.", input_schema={"type": "object", "properties": {}})
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
