@@ -82,9 +82,9 @@ $(BIN)/python:
 	"$$found" -m venv --clear $(VENV)
 
 $(VENV)/.ready-%: requirements/%.txt pyproject.toml | $(BIN)/python
-	@echo "installing requirements/$*.txt"
-	@$(PIP) install --quiet --require-hashes -r requirements/$*.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@echo "installing requirements/$*.txt (a minute or two, once)"
+	@$(PIP) install -qq --require-hashes -r requirements/$*.txt
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 # --- locks ------------------------------------------------------------------------------

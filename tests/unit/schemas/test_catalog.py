@@ -117,4 +117,4 @@ def test_the_streams_and_consumers_of_the_catalogue_are_those_that_are_made() ->
 def test_the_limits_of_the_catalogue_are_those_that_are_enforced() -> None:
     assert payloads.PAYLOAD_BYTES_MAX == PAYLOAD_BYTES_MAX
     assert server.MAX_PAYLOAD_BYTES == MESSAGE_BYTES_MAX
-    assert topology.DEAD_LETTER_DAYS == 30
+    assert topology.DEAD_LETTER_S == 30 * 86_400
