@@ -83,16 +83,16 @@ class LiveNarrator:
 
         self._console: Console = Console(file=stream, highlight=False)
         self._status: Status | None = None
-        self._open = ""
-        """What was streamed of the text that is not complete yet."""
+        self._told = ""
+        """What was streamed of the answer that is not complete yet."""
+        self._midline = False
 
     def tell(self, happening: Happening) -> None:
         """Show it."""
         match happening:
             case TextPiece(text=text):
-                self._hush()
-                self._open += text
-                self._console.print(safe(text), end="", markup=False, soft_wrap=True)
+                self._told += text
+                self._say(text)
             case ToolProgress(tool=tool, progress=progress, total=total, message=message):
                 share = f" {progress:g}{f' of {total:g}' if total else ''}" if progress is not None else ""
                 self._wait(f"{tool}{share} {one_line(message, 60)}".rstrip())
@@ -113,14 +113,7 @@ class LiveNarrator:
     def _record(self, record: Recorded) -> None:
         match record.fact:
             case ModelAnswered(message=message):
-                rest = message.content.removeprefix(self._open) if self._open else message.content
-                if self._open and not message.content.startswith(self._open):
-                    self._end_text()
-                    rest = message.content
-                if rest:
-                    self._console.print(safe(rest), end="", markup=False, soft_wrap=True)
-                self._open = self._open or message.content
-                self._end_text()
+                self._answer(message.content)
                 for call in message.tool_calls:
                     arguments = one_line(call.arguments, ARGUMENTS_WIDTH)
                     self._line(f"→ {call.name} {arguments}", "cyan")
@@ -142,8 +135,7 @@ class LiveNarrator:
         view = describe_state(state)
         match state:
             case AwaitingModel(turn=turn):
-                if not self._open:
-                    self._wait(f"waiting for the model, turn {turn}")
+                self._wait(f"waiting for the model, turn {turn}")
             case AwaitingTools(calls=calls):
                 self._wait(f"running {', '.join(call.tool for call in calls)}")
             case Waiting() | RetryingModel():
@@ -151,16 +143,31 @@ class LiveNarrator:
             case _:
                 self._hush()
 
+    def _answer(self, content: str) -> None:
+        """Complete what was streamed, or say it all if that was something else."""
+        told, self._told = self._told, ""
+        if not content.startswith(told):
+            self._end_text()
+            told = ""
+        self._say(content.removeprefix(told))
+        self._end_text()
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._hush()
+            self._console.print(safe(text), end="", markup=False, soft_wrap=True)
+            self._midline = True
+
     def _end_text(self) -> None:
-        if self._open:
+        if self._midline:
             self._console.print()
-            self._open = ""
+            self._midline = False
 
     def _line(self, text: str, style: str) -> None:
         self._console.print(text, style=style, markup=False, soft_wrap=True)
 
     def _wait(self, text: str) -> None:
-        if self._open:
+        if self._midline:
             return
         if self._status is None:
             self._status = self._console.status("")

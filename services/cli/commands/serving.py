@@ -76,6 +76,7 @@ def demo(
     scripted: Annotated[
         bool, typer.Option("--scripted", help="The scripted model even if there is an API key.")
     ] = False,
+    model: Annotated[str, typer.Option("--model", help="Another model of the real provider.")] = "",
 ) -> None:
     """Show it: services are killed in the middle of a task, and it still ends, once.
 
@@ -86,6 +87,6 @@ def demo(
     """
     from services.cli.demo.run import run_demo  # noqa: PLC0415 - loads the server's side
 
-    code = run_demo(keep=keep, scripted=scripted)
+    code = run_demo(keep=keep, scripted=scripted, model=model)
     if code:
         raise typer.Exit(code)
