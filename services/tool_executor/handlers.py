@@ -154,6 +154,8 @@ class ToolCommands:
         ) as span:
             try:
                 async with self.running.stoppable(command.subjects):
+                    if self.running.was_stopped(command.subjects) and await self._has_result(command):
+                        return
                     outcome = await self._outcome(command, asked)
             except Stopped:
                 outcome = Outcome("cancelled", STOPPED)
@@ -179,6 +181,9 @@ class ToolCommands:
         age_s = (self._clock.now() - command.inbound.at).total_seconds()
         if not command.redelivered and age_s < FRESH_S:
             return False
+        return await self._has_result(command)
+
+    async def _has_result(self, command: Command) -> bool:
         return await command.log.get(command.result_subject, at_least=command.inbound.seq) is not None
 
     async def _asked(self, command: Command) -> ToolCall | None:

@@ -14,6 +14,10 @@ from services.runtime.ports import Signal
 logger = logging.getLogger(__name__)
 
 
+STOPS_REMEMBERED_S = 5.0
+"""A command that is older when it arrives is looked at for a result anyway, before it is carried out."""
+
+
 class Stopped(Exception):
     """The task of the call has ended."""
 
@@ -24,6 +28,8 @@ class Running:
     def __init__(self) -> None:
         self._calls: dict[str, asyncio.Event] = {}
         self._scopes: dict[tuple[str, str], set[asyncio.Timeout]] = {}
+        self._stops: dict[tuple[str, str], float] = {}
+        """When tasks were said to have ended, on the event loop's clock, the oldest first."""
 
     @asynccontextmanager
     async def alone(self, result: str) -> AsyncGenerator[bool]:
@@ -61,9 +67,21 @@ class Running:
             if not scopes:
                 self._scopes.pop(key, None)
 
+    def was_stopped(self, subjects: TaskSubjects) -> bool:
+        """Whether a task of this name was stopped a moment ago, perhaps before its call was begun."""
+        return (subjects.namespace, subjects.task) in self._stops
+
+    def _remember_stop(self, key: tuple[str, str]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._stops.pop(key, None)
+        self._stops[key] = now
+        while self._stops and now - next(iter(self._stops.values())) > STOPS_REMEMBERED_S:
+            del self._stops[next(iter(self._stops))]
+
     async def on_stop(self, signal: Signal) -> None:
         """Stop what works for the task that a stop signal names."""
         namespace, task = signal.subject.split(".")[-2:]
+        self._remember_stop((namespace, task))
         scopes = self._scopes.get((namespace, task), ())
         if scopes:
             logger.info(
