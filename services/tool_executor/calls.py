@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.messages import ToolOutcome
 from services.runtime.errors import RetryLater
-from services.runtime.ports import Log
+from services.runtime.ports import Clock, Log
 from services.tool_executor.core.ledger import Unknown
 from services.tool_executor.core.policy import CallPolicy
 from services.tool_executor.core.results import Reply, cap, render
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 3
 """How often a call that may be repeated is made when its connection ends in the middle."""
+AGAIN_S = 0.2
 CONNECT_WAIT_S = 5.0
 """How long a call waits for its server's connection before the message is handed back."""
 
@@ -91,8 +92,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class Caller:
     """Makes calls."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
+        self._clock = clock
 
     async def make(self, call: Call) -> Outcome:
         """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `RetryLater`."""
@@ -122,13 +124,14 @@ class Caller:
                 if begun:
                     self._ledger.not_used(call.ledger_subject, begun)
                 if not_started == ATTEMPTS_MAX:
-                    raise NotNow(_not_connected(call)) from error
+                    raise NotNow(f"MCP server {call.server_name!r} took no call: {error}") from error
             except Lost as error:
                 lost += 1
                 if not (call.policy.repeatable or call.policy.on_uncertain == "retry"):
                     return Outcome("unknown", f"{_ended_in(call, error)} {MAYBE}", attempt)
                 if lost == ATTEMPTS_MAX:
                     return Outcome("failed", f"{_ended_in(call, error)} It was tried {lost} times.", attempt)
+                await self._clock.sleep(AGAIN_S * lost)
                 if begun:
                     begun = await self._ledger.again(call.log, call.ledger_subject, begun)
                     if begun is None:

@@ -86,7 +86,7 @@ class ToolCommands:
         self._find = find
         self.running = Running()
         settings = runtime.settings
-        self._caller = Caller(Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics))
+        self._caller = Caller(Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics), self._clock)
         self._handed_back_max = min(HANDED_BACK_MAX, settings.deliveries_max - 1)
 
     async def handle(self, inbound: Inbound) -> None:

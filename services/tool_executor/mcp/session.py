@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -21,8 +22,6 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
     Implementation,
     RequestParamsMeta,
     ToolListChangedNotification,
@@ -127,15 +126,21 @@ class Session:
         if error.code == CONNECTION_CLOSED and text.startswith(("Connection closed", "SSE stream")):
             self.doubt.set()
             raise Lost("the connection to the server ended") from error
-        if note.status >= 400 and error.code in (INTERNAL_ERROR, INVALID_REQUEST):
-            if error.code == INVALID_REQUEST and text == "Session terminated":
+        if note.status >= 400:
+            if self._is_forgotten(note, text):
                 self.closed.set()
                 raise NotStarted("the server has forgotten the session") from error
+            if note.status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise NotStarted(f"the server answered {note.text}") from error
             if note.status >= 500:
                 self.doubt.set()
                 raise Lost(f"the server answered {note.text}") from error
             text = f"{note.text}: {text}"
         return self._error(text)
+
+    def _is_forgotten(self, note: Answered, text: str) -> bool:
+        """Servers of the older protocol say 404 to a session that they do not know; many say 400, and why."""
+        return not self._modern and (note.status == 404 or (note.status == 400 and "session" in text.lower()))
 
     def _error(self, text: str) -> Reply:
         return Reply(parts=(Text(self._launch.redact_result(text)),), is_error=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import msgspec
 
@@ -90,6 +93,96 @@ def stdio_server(
             concurrency=concurrency,
         ),
     )
+
+
+def plain(name: str, record: Path, **config: Any) -> MCPServer:
+    """The manifest of the server of the older protocol, which is as odd as `config` says."""
+    return stdio_server(name, module("plain"), env={"RECORD": str(record), "PLAIN": json.dumps(config)})
+
+
+def kitchen(
+    name: str,
+    record: Path,
+    *,
+    namespace: str = "default",
+    secret_env: Sequence[EnvVar] = (),
+    policies: Sequence[ToolPolicy] = (),
+    concurrency: int = 16,
+) -> MCPServer:
+    """The manifest of the SDK's server."""
+    return stdio_server(
+        name,
+        module("kitchen"),
+        namespace=namespace,
+        env={"RECORD": str(record)},
+        secret_env=secret_env,
+        policies=policies,
+        concurrency=concurrency,
+    )
+
+
+def http_server(
+    name: str,
+    url: str,
+    *,
+    headers: Sequence[EnvVar] = (),
+    policies: Sequence[ToolPolicy] = (),
+    timeout_s: float = 20.0,
+) -> MCPServer:
+    """The manifest of a server that is reached by URL."""
+    spec = MCPServerSpec(
+        transport="http", url=url, headers=tuple(headers), policies=tuple(policies), timeout_s=timeout_s
+    )
+    return MCPServer(metadata=Metadata(name=name), spec=spec)
+
+
+class HttpKitchen:
+    """The SDK's server as a process behind a port."""
+
+    def __init__(self, record: Path, *flags: str, token: str = "") -> None:
+        self._record = record
+        self._flags = flags
+        self._token = token
+        self._port = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._port}/mcp"
+
+    def start(self) -> None:
+        """Start it, on the same port as before; returns when it listens."""
+        self._process = subprocess.Popen(
+            module("kitchen", "--http", str(self._port), *self._flags),
+            env=environ_of(RECORD=str(self._record), TOKEN=self._token),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self._process.stdout is not None
+        self._port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def end(self) -> None:
+        """Let it finish what it does for a second, and end."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.communicate(timeout=WAIT_S)
+        self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
 
 class Bench:

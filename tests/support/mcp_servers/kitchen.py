@@ -1,4 +1,4 @@
-"""An MCP server by the SDK, over stdio or (with `--http`) streamable HTTP on a free port, which it prints.
+"""An MCP server by the SDK, over stdio or (with `--http PORT`) streamable HTTP; it prints its port.
 
 What its tools do to the world is a line in the file `$RECORD`: the tools' own record of effects.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import uvicorn
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 READ_ONLY = ToolAnnotations(read_only_hint=True)
 IDEMPOTENT = ToolAnnotations(read_only_hint=False, idempotent_hint=True)
@@ -142,16 +142,51 @@ async def grow(name: str, ctx: Context[Any, Any]) -> str:
     return "grown"
 
 
-async def _serve_http(*, json_response: bool) -> None:
-    listening = socket.create_server(("127.0.0.1", 0))
+def _guarded(app: ASGIApp, *, old: bool) -> ASGIApp:
+    """Let in who has the `$TOKEN`, if there is one; be overloaded while the file `$RECORD.busy` is there.
+
+    An `old` server does not know the newer protocol's first question.
+    """
+    token = os.environ.get("TOKEN")
+    busy = os.environ["RECORD"] + ".busy"
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        status = 0
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            method = headers.get(b"mcp-method", b"").decode()
+            if token and headers.get(b"authorization", b"").decode() != f"Bearer {token}":
+                status = 401
+            elif old and method == "server/discover":
+                status = 404
+            elif method == "tools/call" and os.access(busy, os.F_OK):
+                note("busy")
+                status = 503
+            elif scope["method"] == "DELETE":
+                note("goodbye")
+        if status:
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await app(scope, receive, send)
+
+    return guard
+
+
+async def _serve_http(port: int, *, json_response: bool, old: bool) -> None:
+    import uvicorn  # noqa: PLC0415 - only for HTTP
+
+    listening = socket.create_server(("127.0.0.1", port))
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     app = server.streamable_http_app(json_response=json_response)
-    await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[listening])
+    config = uvicorn.Config(_guarded(app, old=old), log_level="warning", timeout_graceful_shutdown=1)
+    await uvicorn.Server(config).serve(sockets=[listening])
 
 
 if __name__ == "__main__":
     if "--http" in sys.argv:
-        anyio.run(lambda: _serve_http(json_response="--json" in sys.argv))
+        wanted = int(sys.argv[sys.argv.index("--http") + 1])
+        anyio.run(lambda: _serve_http(wanted, json_response="--json" in sys.argv, old="--old" in sys.argv))
     else:
         server.run("stdio")

@@ -1,7 +1,7 @@
 """An MCP server of the older protocol, by hand and without the SDK: quick to start, and as odd as its `$PLAIN` says.
 
 `$PLAIN` is a JSON object:
-    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta or quit
+    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta or pid
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
@@ -64,10 +64,8 @@ async def call(params: dict[str, Any]) -> dict[str, Any]:
             say({"method": "notifications/tools/list_changed"})
         case "meta":
             text = json.dumps(params.get("_meta", {}))
-        case "quit":
-            sys.stderr.write("I have had enough\n")
-            sys.stderr.flush()
-            os._exit(7)
+        case "pid":
+            text = str(os.getpid())
         case _:
             pass
     return {"content": [{"type": "text", "text": text}]}
