@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from schemas.resources import LLM, LLMSpec
+from schemas.resources import LLM, LLMSpec, Status
 from schemas.subjects import ResourceKey
 from services.llm_gateway.core.calls import CallFailed
 from services.llm_gateway.core.endpoints import BadSpec, endpoint_of, parameters_of, unsent
@@ -35,6 +35,8 @@ POLL_S = 3.0
 CHECK_TIMEOUT_S = 15.0
 RETRY_MIN_S = 5.0
 RETRY_MAX_S = 300.0
+LOOKS_MAX = 8
+"""Looks at once."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -52,7 +54,8 @@ class _Watched(msgspec.Struct):
     version: tuple[int, str] = (0, "")
     again_at: float = 0.0
     """Seconds on the watch of this class; infinite: only after a change."""
-    delay_s: float = RETRY_MIN_S
+    delay_s: float = 0.0
+    looking: bool = False
 
 
 class Readiness:
@@ -65,6 +68,7 @@ class Readiness:
         self._clock = clock
         self._watched: dict[ModelKey, _Watched] = {}
         self._changed = asyncio.Event()
+        self._looks = asyncio.Semaphore(LOOKS_MAX)
         self._tasks = Tasks()
         self._started = clock.now()
         resources.on_change(self._on_change)
@@ -102,13 +106,15 @@ class Readiness:
             del self._watched[gone]
             self._models.forget(gone)
             await self._forget_status(gone)
-        due = [(key, llm, revision) for key, (llm, revision) in known.items() if self._is_due(key, llm, revision)]
-        looks = [self._tasks.spawn(self._look(*one), name=f"llm:{one[0].name}") for one in due]
-        if looks:
-            await asyncio.wait(looks)
+        for key, (llm, revision) in known.items():
+            if self._is_due(key, llm, revision):
+                self._watched[key].looking = True
+                self._tasks.spawn(self._look(key, llm, revision), name=f"llm:{key.name}")
 
     def _is_due(self, key: ModelKey, llm: LLM, revision: int) -> bool:
         watched = self._watched.setdefault(key, _Watched())
+        if watched.looking:
+            return False
         version = (revision, secret_version(llm.spec, self._secrets))
         if watched.version != version:
             watched.version, watched.delay_s = version, RETRY_MIN_S
@@ -116,26 +122,33 @@ class Readiness:
         return self._elapsed_s() >= watched.again_at
 
     async def _look(self, key: ModelKey, llm: LLM, revision: int) -> None:
+        """Look and say it; what changed meanwhile is found when this is over."""
         watched = self._watched[key]
-        verdict = await self.verdict(llm, revision)
+        watched.again_at = self._elapsed_s() + RETRY_MAX_S
         try:
-            await self._resources.set_status(
-                "LLM", *key, status="Ready" if verdict.ready else "Error", detail=verdict.detail
-            )
+            async with self._looks:
+                passing = await self._say(key, await self.verdict(llm, revision))
+            watched.again_at = self._elapsed_s() + watched.delay_s if passing else float("inf")
+            watched.delay_s = min(watched.delay_s * 2, RETRY_MAX_S)
+        finally:
+            watched.looking = False
+            self._changed.set()
+
+    async def _say(self, key: ModelKey, verdict: Verdict) -> bool:
+        """Write the status; whether it should be looked at again although nothing changes."""
+        status: Status = "Ready" if verdict.ready else "Error"
+        try:
+            await self._resources.set_status("LLM", *key, status=status, detail=verdict.detail)
         except Unavailable as error:
             logger.warning("cannot write the status of LLM %s: %s", key.name, error, extra={"action": "llm.status"})
-            verdict = Verdict(ready=False, detail=str(error), passing=True)
-        if verdict.passing:
-            watched.again_at = self._elapsed_s() + watched.delay_s
-            watched.delay_s = min(watched.delay_s * 2, RETRY_MAX_S)
-        else:
-            watched.again_at = float("inf")
+            return True
+        return verdict.passing
 
     async def verdict(self, llm: LLM, revision: int) -> Verdict:
         """Whether an LLM can be called now, in the words of its status."""
         provider = llm.spec.provider
         try:
-            async with time_limit(self._clock, CHECK_TIMEOUT_S), self._models.use(llm, revision) as model:
+            async with self._models.use(llm, revision) as model, time_limit(self._clock, CHECK_TIMEOUT_S):
                 checked = await model.provider.check()
         except (BadSpec, SecretMissing) as problem:
             return Verdict(ready=False, detail=str(problem))
@@ -161,8 +174,8 @@ def _ready_detail(spec: LLMSpec, checked: Checked) -> str:
     notes: list[str] = []
     if spec.provider == "scripted":
         notes.append("it follows a script and is no model")
-    elif not checked.verified:
-        notes.append("not verified: the server lists no models")
+    elif checked.unverified:
+        notes.append(f"not verified: {checked.unverified}")
     elif checked.models and spec.parameters.model not in checked.models:
         notes.append(f"its list of models does not name {spec.parameters.model!r}")
     if names := unsent(endpoint_of(spec), parameters_of(spec)):

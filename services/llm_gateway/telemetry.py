@@ -83,9 +83,8 @@ class Observer:
     def call(self, llm: LLM, endpoint: Endpoint, request: ModelRequest, task: TaskSubjects) -> Generator[Observed]:
         """A span around a call."""
         model = llm.spec.parameters.model or endpoint.provider
-        with self._traces.span(
-            f"chat {model}", "", kind="client", attributes=_attributes(llm, endpoint, request, task, model)
-        ) as span:
+        attributes = _attributes(llm, endpoint, request, task, model) if self._traces.recording else None
+        with self._traces.span(f"chat {model}", "", kind="client", attributes=attributes) as span:
             yield Observed(self._metrics, endpoint.provider, span)
 
 

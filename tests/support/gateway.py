@@ -219,11 +219,17 @@ async def until(condition: Callable[[], bool]) -> None:
 class GatewayRig:
     """A running gateway."""
 
-    def __init__(self, bus: Bus, runtime: Runtime, consumer: Consumer) -> None:
+    def __init__(self, bus: Bus, runtime: Runtime, consumer: Consumer, loops: list[asyncio.Task[Any]]) -> None:
         self.bus = bus
         self.runtime = runtime
         self.consumer = consumer
         """That of partition 0."""
+        self._loops = loops
+
+    def fall_silent(self) -> None:
+        """Take nothing more and say no more that work is under way, like a process that was stopped."""
+        for loop in self._loops:
+            loop.cancel()
 
     @property
     def store(self) -> Store:
@@ -299,7 +305,7 @@ async def running_gateway(
     await service.start()
     loops = [spawn(consumer.run(), name="consumer") for consumer in consumers]
     try:
-        yield GatewayRig(bus, runtime, consumers[0])
+        yield GatewayRig(bus, runtime, consumers[0], loops)
     finally:
         for consumer in consumers:
             await consumer.stop(0.2)

@@ -139,7 +139,7 @@ class ProviderServer:
         if self.keys is not None and _key(request.headers) not in self.keys:
             return Reply(401, BAD_KEY_MESSAGES if of_anthropic else BAD_KEY_CHAT)
         if request.method == "GET" and request.path.endswith("/models"):
-            return self.models or Reply(200, _models(of_anthropic=of_anthropic))
+            return self.models if self.models is not None else Reply(200, _models(of_anthropic=of_anthropic))
         if request.path.endswith("/chat/completions"):
             return self._generation(chat_problem(request.body), Stream(chat_stream("ok")))
         if request.path == "/v1/messages":

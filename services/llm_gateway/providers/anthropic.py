@@ -16,7 +16,7 @@ import msgspec
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after
-from services.llm_gateway.providers.base import Checked, OnText, Setup
+from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
 from services.llm_gateway.providers.messages_format import Answer, Incomplete, request_body, sampling
 from services.llm_gateway.providers.words import said
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10.0
 VERSION_WITH_SAMPLING = "2023-06-01"
-NO_LIST = frozenset({404, 405, 501})
 NO_KEY = "none"
 MODELS_MAX = 1000
 """Models asked for in one page: the most that the API gives."""
@@ -88,8 +87,8 @@ class AnthropicModel:
         try:
             page = await self._client.models.list(limit=MODELS_MAX, extra_headers=self._headers)
         except anthropic.APIStatusError as error:
-            if error.status_code in NO_LIST and not self._setup.endpoint.official:
-                return Checked(verified=False)
+            if why := unverified(error.status_code, self._setup.endpoint):
+                return Checked(unverified=why)
             raise CallFailed(self._failure(error, None)) from error
         except (anthropic.AnthropicError, httpx2.HTTPError, OSError, ValueError) as error:
             raise CallFailed(self._failure(error, None)) from error

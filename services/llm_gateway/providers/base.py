@@ -12,6 +12,10 @@ from services.llm_gateway.core.calls import ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import Endpoint, Parameters
 from services.runtime.ports import Clock
 
+NO_LIST = frozenset({404, 405, 501})
+"""Statuses of a server that lists no models."""
+RATE_LIMITED = 429
+
 OnText = Callable[[str], None]
 """Told every piece of the answer's text as it comes."""
 
@@ -19,8 +23,8 @@ OnText = Callable[[str], None]
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """What a look at the provider showed."""
 
-    verified: bool = True
-    """False: the server has nothing that could be asked without spending a generation."""
+    unverified: str = ""
+    """Why the provider's word on the key could not be had without spending a generation; empty: it accepts it."""
     models: frozenset[str] = frozenset()
     """The models that it names; empty if it names none."""
 
@@ -39,6 +43,14 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def unverified(status: int, endpoint: Endpoint) -> str:
+    """Why a list of models that was answered with `status` says nothing about the key; empty: it does."""
+    if status == RATE_LIMITED:
+        return "the provider limits our rate"
+    lists_models = endpoint.official and endpoint.provider != "vertex"
+    return "the server lists no models" if status in NO_LIST and not lists_models else ""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):

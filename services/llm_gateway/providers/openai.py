@@ -14,7 +14,7 @@ import openai
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after, stream_failure
-from services.llm_gateway.providers.base import Checked, OnText, Setup
+from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
 from services.llm_gateway.providers.chat_format import Answer, Incomplete, request_body
 from services.llm_gateway.providers.words import said
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
 CONNECT_TIMEOUT_S = 10.0
-NO_LIST = frozenset({404, 405, 501})
-"""Statuses of a server that lists no models."""
 NO_KEY = "none"
 """The SDK wants a key; a server that wants none is sent no header."""
 
@@ -65,9 +63,8 @@ class OpenAIModel:
         try:
             page = await self._client.models.list(extra_headers=self._headers)
         except openai.APIStatusError as error:
-            endpoint = self._setup.endpoint
-            if error.status_code in NO_LIST and (not endpoint.official or endpoint.provider == "vertex"):
-                return Checked(verified=False)
+            if why := unverified(error.status_code, self._setup.endpoint):
+                return Checked(unverified=why)
             raise CallFailed(self._failure(error, None)) from error
         except (openai.OpenAIError, OSError, ValueError) as error:
             raise CallFailed(self._failure(error, None)) from error
