@@ -77,13 +77,13 @@ Source = tuple[str, str, ast.Module]
 
 
 @functools.cache
+def source_of(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return path.relative_to(ROOT).as_posix(), text, ast.parse(text)
+
+
 def sources(*folders: str) -> list[Source]:
-    found: list[Source] = []
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            found.append((path.relative_to(ROOT).as_posix(), text, ast.parse(text)))
-    return found
+    return [source_of(path) for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
