@@ -52,9 +52,9 @@ def has_address(environ: Mapping[str, str]) -> bool:
 
 
 @asynccontextmanager
-async def connected(options: ServerOptions) -> AsyncGenerator[Client]:
+async def connected(options: ServerOptions, environ: Mapping[str, str] = os.environ) -> AsyncGenerator[Client]:
     """A client on the bus for as long as the block lasts; the command ends when the bus cannot be reached."""
-    settings = settings_for(options, os.environ)
+    settings = settings_for(options, environ)
     await knock(settings.nats_url)
     # Imported only now: a command that fails earlier, or only prints help, must not pay for it.
     from services.runtime.nats.attach import NothingThere, attach  # noqa: PLC0415

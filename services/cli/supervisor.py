@@ -246,11 +246,15 @@ def service_command(service: str) -> list[str]:
     return [sys.executable, "-m", "services.cli.main", "serve", service]
 
 
+def without_server(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what it says about another server: ours has neither credentials nor TLS."""
+    return {key: value for key, value in environ.items() if key != "NATS_URL" and not key.startswith("HOLDFAST_NATS_")}
+
+
 def service_env(environ: Mapping[str, str], url: str, **more: str) -> dict[str, str]:
     """The environment of a service's process: ours, the bus, and logs that we can read.
 
     Programs that are installed beside this one (MCP servers, for example) are found without an activated environment.
     """
-    kept = {key: value for key, value in environ.items() if key != "NATS_URL"}
     path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), environ.get("PATH", ""))))
-    return {**kept, "PATH": path, "HOLDFAST_NATS_URL": url, "HOLDFAST_LOG_FORMAT": "json", **more}
+    return {**without_server(environ), "PATH": path, "HOLDFAST_NATS_URL": url, "HOLDFAST_LOG_FORMAT": "json", **more}

@@ -23,7 +23,7 @@ from services.cli.exits import ExitCode, Stop
 from services.cli.follow import Follower
 from services.cli.kinds import kind_named
 from services.cli.manifests import parse
-from services.cli.supervisor import GaveUp, LogLine, Supervisor, service_command, service_env
+from services.cli.supervisor import GaveUp, LogLine, Supervisor, service_command, service_env, without_server
 from services.runtime.nats.server import EmbeddedServer, ServerError
 from services.runtime.tasks import spawn
 
@@ -68,7 +68,7 @@ class _Demo:
         try:
             await server.start()
             await self._start(supervisor, server)
-            async with connected(ServerOptions(nats_url=server.url)) as client:
+            async with connected(ServerOptions(nats_url=server.url), without_server(os.environ)) as client:
                 code = await self._play(client, supervisor)
             self._teller.line(f"  {loop.time() - began:.1f} s in all")
         except (ServerError, GaveUp) as error:
@@ -125,7 +125,8 @@ class _Demo:
             striking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await striking
-        self._teller.heading("3. The checks, by reading the stream and the repository")
+        read = "the stream" if self._stage.repository is None else "the stream and the repository"
+        self._teller.heading(f"3. The checks, by reading {read}")
         checks = await verify(client, self._stage, accepted.task, striker.strikes)
         for check in checks:
             self._teller.check(check.good, check.text)
