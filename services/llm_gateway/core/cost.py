@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 import msgspec
 
@@ -10,8 +10,9 @@ from schemas.messages import Usage
 from schemas.resources import Pricing
 
 MILLION = Decimal(1_000_000)
-RESOLUTION = Decimal("0.000000001")
-"""Costs are kept to a billionth of a dollar: below the price of one token of the cheapest model."""
+RESOLUTION = Decimal("0.000001")
+"""Costs are kept to a millionth of a dollar, rounded up: no budget is overrun by rounding, and none is written with an
+exponent."""
 
 
 def priced(usage: Usage, pricing: Pricing | None) -> Usage:
@@ -21,4 +22,4 @@ def priced(usage: Usage, pricing: Pricing | None) -> Usage:
     cached = min(usage.cached_tokens, usage.input_tokens)
     cached_price = pricing.input if pricing.cached_input is None else pricing.cached_input
     total = (usage.input_tokens - cached) * pricing.input + cached * cached_price + usage.output_tokens * pricing.output
-    return msgspec.structs.replace(usage, cost_usd=(total / MILLION).quantize(RESOLUTION))
+    return msgspec.structs.replace(usage, cost_usd=(total / MILLION).quantize(RESOLUTION, rounding=ROUND_UP))

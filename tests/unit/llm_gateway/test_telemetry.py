@@ -1,0 +1,127 @@
+"""What is told of a call: one trace, the conventions' names, counts; and never what was said."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from decimal import Decimal
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from schemas.messages import SystemMessage, UserMessage
+from schemas.resources import (
+    LLMParameters,
+    LLMSpec,
+    Pricing,
+    ScriptedFailure,
+    ScriptedOptions,
+    ScriptedReply,
+)
+from services.runtime.memory.bus import MemoryBus
+from services.runtime.telemetry.logs import JsonFormatter
+from services.runtime.telemetry.traces import make_traces
+from tests.support.gateway import GatewayRig, apply_agent, apply_llm, running_gateway
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+SECRET_WORDS = "the launch code is 0000"
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+async def gateway(exporter: InMemorySpanExporter) -> AsyncGenerator[GatewayRig]:
+    async with running_gateway(MemoryBus(), traces=make_traces("llm-gateway", "r", exporter)) as rig:
+        yield rig
+
+
+async def call(gateway: GatewayRig, reply: ScriptedReply) -> None:
+    spec = LLMSpec(
+        provider="scripted",
+        scripted=ScriptedOptions(transcript=(reply,)),
+        parameters=LLMParameters(temperature="0.5", max_tokens=9),
+        pricing=Pricing(input=Decimal(1000), output=Decimal(1000)),
+    )
+    await apply_llm(gateway.store, spec)
+    await apply_agent(gateway.store)
+    task = await gateway.task(messages=(SystemMessage(content=SECRET_WORDS), UserMessage(content=SECRET_WORDS)))
+    await task.ask(headers={"traceparent": PARENT})
+    await task.outcome()
+
+
+def spans(gateway: GatewayRig, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    gateway.runtime.traces.flush()
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+async def test_a_call_is_a_span_of_its_task_with_the_conventions_names(
+    gateway: GatewayRig, exporter: InMemorySpanExporter
+) -> None:
+    await call(gateway, ScriptedReply(text="ok", input_tokens=7, output_tokens=3))
+    found = spans(gateway, exporter)
+    chat = found["chat scripted"]
+    handled = found["model.call"]
+    assert chat.context is not None
+    assert handled.context is not None
+    assert chat.context.trace_id == int(TRACE, 16)
+    attributes = dict(chat.attributes or {})
+    assert {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "scripted",
+        "gen_ai.request.model": "scripted",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.max_tokens": 9,
+        "gen_ai.response.model": "scripted",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.conversation.id": "team/job",
+        "holdfast.turn": 1,
+    }.items() <= attributes.items()
+    assert chat.parent is not None
+    assert chat.parent.span_id == handled.context.span_id
+    assert SECRET_WORDS not in json.dumps([span.to_json() for span in found.values()])
+
+
+async def test_a_failed_call_is_a_failed_span(gateway: GatewayRig, exporter: InMemorySpanExporter) -> None:
+    await call(gateway, ScriptedReply(text="x", fail=ScriptedFailure(status=503)))
+    chat = spans(gateway, exporter)["chat scripted"]
+    assert chat.status.status_code is StatusCode.ERROR
+    assert dict(chat.attributes or {})["error.type"] == "503"
+
+
+async def test_calls_tokens_and_cost_are_counted(gateway: GatewayRig) -> None:
+    await call(gateway, ScriptedReply(text="ok", input_tokens=7, output_tokens=3))
+    value = gateway.runtime.metrics.registry.get_sample_value
+    assert gateway.calls() == 1
+    assert value("holdfast_model_tokens_total", {"provider": "scripted", "direction": "input"}) == 7
+    assert value("holdfast_model_tokens_total", {"provider": "scripted", "direction": "output"}) == 3
+    assert value("holdfast_model_cost_usd_total", {"provider": "scripted"}) == pytest.approx(0.01)
+
+
+async def test_the_log_has_sizes_and_ids_and_not_what_was_said(
+    gateway: GatewayRig, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    lines: list[str] = []
+    formatter = JsonFormatter("llm-gateway", "r")
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(formatter.format(record))
+
+    caplog.set_level(logging.DEBUG)
+    collector = Collector()
+    logging.getLogger().addHandler(collector)
+    request.addfinalizer(lambda: logging.getLogger().removeHandler(collector))
+    await call(gateway, ScriptedReply(text=SECRET_WORDS))
+    answered = next(json.loads(line) for line in lines if '"action":"model.answered"' in line)
+    assert (answered["task"], answered["namespace"], answered["trace"]) == ("job", "team", TRACE)
+    assert str(len(SECRET_WORDS)) in answered["msg"]
+    assert SECRET_WORDS not in "".join(lines)
