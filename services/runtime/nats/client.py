@@ -75,10 +75,10 @@ class RawClient(Client):
             raise Unavailable("the connection to NATS is closed")
         transport = self._transport
         if self.is_connected and transport is not None and not self._pending:
-            transport.write(command)
             try:
+                transport.write(command)
                 await transport.drain()  # type: ignore[no-untyped-call]  # the client's transports are untyped
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # uvloop's word for a connection that has just been closed
                 raise Interrupted(f"the connection to NATS broke: {error}") from error
             return
         if self._pending_data_size + len(command) > OUTBOX_BYTES_MAX:
