@@ -23,7 +23,7 @@ BACKOFF_S = 0.2
 BACKOFF_MAX_S = 10.0
 STEADY_S = 20.0
 """A child that lived this long died for a new reason: its backoff starts from the beginning."""
-STARTS_MAX = 5
+STARTS_MAX = 3
 """How often a child may die before it was ever ready."""
 DRAIN_S = 25.0
 LINE_BYTES_MAX = 1 << 20
