@@ -89,6 +89,8 @@ class ProviderServer:
         """Keys that are accepted; None: any, or none at all."""
         self.models: Behaviour | None = None
         """What the list of models is answered with, if not with a list."""
+        self.token: Behaviour = Reply(200, {"access_token": "ya29.token", "expires_in": 3599, "token_type": "Bearer"})
+        """What a service account's statement is answered with."""
         self.arrived = asyncio.Event()
         """Set when a request to generate has come."""
         self.gone = asyncio.Event()
@@ -107,7 +109,7 @@ class ProviderServer:
 
     def generations(self) -> list[Recorded]:
         """The requests to generate."""
-        return [request for request in self.requests if request.method == "POST"]
+        return [request for request in self.requests if request.method == "POST" and request.path != "/token"]
 
     async def app(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         """The ASGI application."""
@@ -120,7 +122,7 @@ class ProviderServer:
             if not message.get("more_body"):
                 break
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        body: Json = json.loads(raw) if raw else {}
+        body: Json = json.loads(raw) if raw.startswith(b"{") else {}
         request = Recorded(scope["method"], scope["path"], scope["query_string"].decode(), headers, body, raw)
         self.requests.append(request)
         left = spawn(self._watch(receive), name="client")
@@ -135,6 +137,8 @@ class ProviderServer:
         self.gone.set()
 
     def _behaviour(self, request: Recorded) -> Behaviour:
+        if request.path == "/token":
+            return self.token
         of_anthropic = "anthropic-version" in request.headers
         if self.keys is not None and _key(request.headers) not in self.keys:
             return Reply(401, BAD_KEY_MESSAGES if of_anthropic else BAD_KEY_CHAT)

@@ -29,6 +29,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "click": ("services/cli/",),
     "httpx2": ("services/llm_gateway/providers/", "services/tool_executor/mcp/"),
     "jsonschema": ("services/tool_executor/core/", "services/cli/"),
+    "jwt": ("services/llm_gateway/providers/google_token.py",),
     "mcp": ("services/tool_executor/mcp/",),
     "mcp_types": ("services/tool_executor/mcp/",),
     "msgspec": ("schemas/", "services/"),

@@ -6,6 +6,7 @@ from the environment that belongs to another account than the LLM's own: organiz
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -119,7 +120,7 @@ def _client(setup: Setup) -> openai.AsyncOpenAI:
     }
     client: openai.AsyncOpenAI
     if endpoint.azure is None:
-        client = openai.AsyncOpenAI(api_key=setup.api_key or NO_KEY, base_url=endpoint.base_url, **common)
+        client = openai.AsyncOpenAI(api_key=_credential(setup), base_url=endpoint.base_url, **common)
     else:
         by_token = endpoint.azure.api_type == "AZURE_AD"
         client = openai.AsyncAzureOpenAI(
@@ -133,6 +134,15 @@ def _client(setup: Setup) -> openai.AsyncOpenAI:
     client.organization = options.organization if options is not None else None
     client.project = None
     return client
+
+
+def _credential(setup: Setup) -> str | Callable[[], Awaitable[str]]:
+    if setup.endpoint.provider == "vertex":
+        from services.llm_gateway.providers.google_token import GoogleToken, service_account_key  # noqa: PLC0415 - heavy
+
+        if (key := service_account_key(setup.api_key)) is not None:
+            return GoogleToken(key, setup.clock)
+    return setup.api_key or NO_KEY
 
 
 def _root(error: BaseException) -> str:
