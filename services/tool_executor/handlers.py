@@ -20,7 +20,7 @@ from schemas.dead_letters import DeadReason
 from schemas.events import ModelAnswered, ToolFinished
 from schemas.messages import ToolCall
 from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
-from schemas.task import AwaitingTools, decode_state
+from schemas.task import AwaitingTools, State, decode_state
 from schemas.wire import decode, encode
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
@@ -116,8 +116,7 @@ class ToolCommands:
             return
         request, n = inbound.subject.split(".")[-2:]
         log = self._runtime.bus.log(subjects.partition)
-        entry = await log.get(subjects.state, at_least=inbound.seq)
-        state = decode_state(entry.data) if entry is not None else None
+        state = await self._state(log, subjects, inbound)
         if not isinstance(state, AwaitingTools) or state.request != request:
             return
         for call in state.calls:
@@ -154,7 +153,7 @@ class ToolCommands:
         ) as span:
             try:
                 async with self.running.stoppable(command.subjects):
-                    if self.running.was_stopped(command.subjects) and await self._has_result(command):
+                    if self.running.was_stopped(command.subjects) and not await self._is_awaited(command):
                         return
                     outcome = await self._outcome(command, asked)
             except Stopped:
@@ -181,10 +180,15 @@ class ToolCommands:
         age_s = (self._clock.now() - command.inbound.at).total_seconds()
         if not command.redelivered and age_s < FRESH_S:
             return False
-        return await self._has_result(command)
-
-    async def _has_result(self, command: Command) -> bool:
         return await command.log.get(command.result_subject, at_least=command.inbound.seq) is not None
+
+    async def _is_awaited(self, command: Command) -> bool:
+        state = await self._state(command.log, command.subjects, command.inbound)
+        return isinstance(state, AwaitingTools) and state.request == command.run.request
+
+    async def _state(self, log: Log, subjects: TaskSubjects, inbound: Inbound) -> State | None:
+        entry = await log.get(subjects.state, at_least=inbound.seq)
+        return decode_state(entry.data) if entry is not None else None
 
     async def _asked(self, command: Command) -> ToolCall | None:
         """What the model asked for; None if the task was removed."""

@@ -13,7 +13,6 @@ from services.runtime.ports import Signal
 
 logger = logging.getLogger(__name__)
 
-
 STOPS_REMEMBERED_S = 5.0
 """A command that is older when it arrives is looked at for a result anyway, before it is carried out."""
 
