@@ -119,8 +119,10 @@ class Watch:
             return
         victim = plan["victim"] or os.getpid()
         hit = {"pid": victim, "at": datetime.now(UTC).isoformat(), "subject": handling.subject if handling else ""}
-        taken.write_text(json.dumps(hit))
-        taken.rename(self._hit)
+        taken.unlink()
+        draft = self._hit.with_name(f"hit-{os.getpid()}")  # a file of its own: others may still read the plan
+        draft.write_text(json.dumps(hit))
+        draft.rename(self._hit)
         os.kill(victim, signal.SIGKILL)
 
 
