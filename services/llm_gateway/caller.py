@@ -52,6 +52,13 @@ class Attempt(NamedTuple):
         return f"{self.task.task}.{self.request.turn}.{self.request.attempt}"
 
 
+class Ended(NamedTuple):
+    """How a call ended, and how long the provider took."""
+
+    result: ModelReply | Failure
+    latency_s: float
+
+
 class Caller:
     """Makes calls. A stop signal of a task cancels its calls."""
 
@@ -59,28 +66,25 @@ class Caller:
         self._signals = signals
         self._clock = clock
         self._observer = observer
-        self._under_way: dict[asyncio.Task[ModelReply | Failure], TaskSubjects] = {}
+        self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
 
     async def call(self, attempt: Attempt) -> ModelAnswered | ModelFailed:
         """The outcome of one attempt; raises `RetryLater` if the task was stopped meanwhile."""
-        started = self._clock.now()
         try:
-            reply = await self._observed(attempt, started)
+            reply, latency_s = await self._observed(attempt)
         except CallFailed as failed:
             return _failed_event(attempt, failed.failure, self._clock.now())
-        at = self._clock.now()
-        return _answered_event(attempt, reply, at, (at - started).total_seconds())
+        return _answered_event(attempt, reply, self._clock.now(), latency_s)
 
-    async def _observed(self, attempt: Attempt, started: datetime) -> ModelReply:
+    async def _observed(self, attempt: Attempt) -> tuple[ModelReply, float]:
         with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
-            result = await self._stoppable(attempt)
-            latency_s = (self._clock.now() - started).total_seconds()
+            result, latency_s = await self._stoppable(attempt)
             if isinstance(result, Failure):
                 observed.failed(result, latency_s)
                 raise CallFailed(result)
             reply = _finished(attempt, result)
             observed.answered(reply, latency_s)
-            return reply
+            return reply, latency_s
 
     async def stop(self, signal: Signal) -> None:
         """A task was cancelled or has failed: whoever calls a model for it may stop."""
@@ -89,8 +93,8 @@ class Caller:
             if (subjects.namespace, subjects.task) == (namespace, task):
                 call.cancel()
 
-    async def _stoppable(self, attempt: Attempt) -> ModelReply | Failure:
-        call: asyncio.Task[ModelReply | Failure] = spawn(self._ask(attempt), name=f"model:{attempt.name}")
+    async def _stoppable(self, attempt: Attempt) -> Ended:
+        call: asyncio.Task[Ended] = spawn(self._in_turn(attempt), name=f"model:{attempt.name}")
         self._under_way[call] = attempt.task
         try:
             await asyncio.wait({call})
@@ -104,21 +108,26 @@ class Caller:
             raise RetryLater(f"the model call of {attempt.name} was stopped", after_s=STOPPED_S)
         return call.result()
 
+    async def _in_turn(self, attempt: Attempt) -> Ended:
+        """Ask when a slot is free; the wait for it is not the provider's latency."""
+        async with attempt.model.slots:
+            started = self._clock.now()
+            result = await self._ask(attempt)
+            return Ended(result, (self._clock.now() - started).total_seconds())
+
     async def _ask(self, attempt: Attempt) -> ModelReply | Failure:
-        provider, request = attempt.model.provider, attempt.request
+        request, provider = attempt.request, attempt.llm.spec.provider
         limit_s = timeout_s_of(attempt.llm.spec)
         deltas = Deltas(self._signals, self._clock, attempt.task.live, turn=request.turn, attempt=request.attempt)
-        async with attempt.model.slots:
-            try:
-                async with time_limit(self._clock, limit_s), deltas:
-                    reply = await provider.call(request, deltas.add)
-            except CallFailed as failed:
-                return failed.failure
-            except TimeoutError:
-                words = f"no whole answer within {limit_s:g} s (timeoutSeconds)"
-                return network_failure(attempt.llm.spec.provider, words)
+        try:
+            async with time_limit(self._clock, limit_s), deltas:
+                reply = await attempt.model.provider.call(request, deltas.add)
+        except CallFailed as failed:
+            return failed.failure
+        except TimeoutError:
+            return network_failure(provider, f"no whole answer within {limit_s:g} s (timeoutSeconds)")
         if refusal := refusal_of(reply):
-            return Failure(error=f"{attempt.llm.spec.provider}: {refusal}", transient=False, usage=reply.usage)
+            return Failure(error=f"{provider}: {refusal}", transient=False, usage=reply.usage)
         return reply
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from schemas.resources import LLM, LLMSpec
-from services.llm_gateway.core.endpoints import BadSpec, Endpoint, endpoint_of, parameters_of
+from services.llm_gateway.core.endpoints import BadSpec, Endpoint, endpoint_of, parameters_of, timeout_s_of
 from services.llm_gateway.providers.base import Provider, Setup
 from services.runtime.ports import Clock
 from services.runtime.secrets import SecretMissing, Secrets
@@ -91,6 +91,7 @@ class Models:
     async def _make(self, spec: LLMSpec, version: tuple[int, str]) -> Model:
         endpoint = endpoint_of(spec)
         parameters = parameters_of(spec)
+        timeout_s_of(spec)  # raises now rather than at the first call
         api_key = self._api_key(spec, endpoint)
         if endpoint.family != "scripted" and not spec.parameters.model:
             raise BadSpec("parameters.model is required")

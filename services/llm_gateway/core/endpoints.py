@@ -158,10 +158,17 @@ def unsent(endpoint: Endpoint, parameters: Parameters) -> tuple[str, ...]:
 
 
 def timeout_s_of(spec: LLMSpec) -> float:
-    """Wall time of one call: Mistral's own option, where the predecessor's manifests have it, or the common one."""
-    if spec.provider == "mistral" and spec.mistral is not None and spec.mistral.timeout:
-        return float(spec.mistral.timeout)
-    return spec.parameters.timeout_s
+    """Wall time of one call: Mistral's own option, where the predecessor's manifests have it, or the common one.
+
+    Raises `BadSpec` for none at all.
+    """
+    if spec.provider == "mistral" and spec.mistral is not None and spec.mistral.timeout is not None:
+        limit_s = float(spec.mistral.timeout)
+    else:
+        limit_s = spec.parameters.timeout_s
+    if not limit_s > 0:
+        raise BadSpec(f"parameters.timeoutSeconds is {limit_s:g}; it must be more than 0")
+    return limit_s
 
 
 def _check_azure(azure: OpenAIOptions, base_url: str | None) -> None:

@@ -92,6 +92,7 @@ async def test_a_key_that_is_refused_is_an_error_in_the_providers_words(
             "failed to get secret",
         ),
         (LLMSpec(provider="openai", api_key_from=KEY), "parameters.model is required"),
+        (LLMSpec(provider="openai", parameters=LLMParameters(model="m", timeout_s=0)), "timeoutSeconds is 0"),
         (LLMSpec(provider="vertex", api_key_from=KEY), "vertex configuration is required for vertex provider"),
         (LLMSpec(provider="scripted"), "scripted configuration is required for scripted provider"),
         (
