@@ -411,13 +411,26 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
 """Only what has no default."""
 
 
+EDITIONS: dict[type[msgspec.Struct], int] = {}
+"""How many full examples a message has had, if more than one: another for each release that added fields to it."""
+PAST: tuple[Example, ...] = ()
+"""The full examples before the newest, under the names that their files have."""
+
+
 def examples() -> Iterator[Example]:
     """All of them, named by tag or, where there is none, by type."""
-    for suffix, values in (("full", FULL), ("minimal", MINIMAL)):
-        for value in values:
-            tag = value.__struct_config__.tag
-            versioned = isinstance(tag, str) and tag.rpartition(".")[2].startswith("v")
-            yield Example(f"{tag if versioned else type(value).__name__}.{suffix}", value)
+    yield from PAST
+    for value in FULL:
+        edition = EDITIONS.get(type(value), 1)
+        yield Example(f"{_name(value)}.full" + (f"-{edition}" if edition > 1 else ""), value)
+    for value in MINIMAL:
+        yield Example(f"{_name(value)}.minimal", value)
+
+
+def _name(value: msgspec.Struct) -> str:
+    tag = value.__struct_config__.tag
+    is_versioned = isinstance(tag, str) and tag.rpartition(".")[2].startswith("v")
+    return str(tag) if is_versioned else type(value).__name__
 
 
 def main() -> int:
