@@ -122,7 +122,9 @@ class Resources:
         return True
 
     async def forget_status(self, kind: str, namespace: str, name: str) -> None:
-        """Remove the status of a resource that was deleted."""
+        """Remove the status of a resource that was deleted, if it has one: a removal is a change, which is seen."""
+        if ResourceKey("status", kind, namespace, name) not in self._statuses:
+            return
         await self._store.delete(subjects.status_key(kind, namespace, name))
 
     def _take(self, entry: StoreEntry) -> None:

@@ -41,6 +41,11 @@ class DurableConsumer:
         return bool(self._again or self._fresh)
 
     @property
+    def held(self) -> Sequence[int]:
+        """Sequences of the messages that are in somebody's hands, or wait until they are delivered again."""
+        return tuple(self._held)
+
+    @property
     def unfinished(self) -> int:
         """Messages that are not yet acknowledged: to be delivered, in hand, or to come again."""
         return len({*self._fresh, *self._again, *self._held})

@@ -177,3 +177,12 @@ async def test_a_status_that_was_forgotten_can_be_said_again() -> None:
         await view.settle()
         assert resources.status("LLM", "default", "gpt") is None
         assert await resources.set_status("LLM", "default", "gpt", status="Ready", detail="again") is True
+
+
+async def test_forgetting_a_status_that_is_not_there_writes_nothing() -> None:
+    """Or else two things that follow the bucket would make each other forget for ever."""
+    view = View()
+    async with view.open() as resources:
+        before = view.server.resources.last_seq
+        await resources.forget_status("MCPServer", "default", "gone")
+        assert view.server.resources.last_seq == before
