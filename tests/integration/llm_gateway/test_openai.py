@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +22,7 @@ from schemas.resources import (
     ToolInfo,
     VertexOptions,
 )
-from tests.support.gateway import START, GatewayRig, TaskRig, apply_agent, apply_llm, apply_server
+from tests.support.gateway import START, GatewayRig, TaskRig, apply_agent, apply_llm, apply_server, until
 from tests.support.provider_server import ProviderServer, Recorded, Reply, Silence, Stream
 from tests.support.provider_wire import (
     NO_MODEL_CHAT,
@@ -328,6 +329,16 @@ async def test_a_call_that_takes_too_long_is_transient(
     failed = await fail(task)
     assert (failed.failure, failed.status) == ("transient", None)
     assert "0.3 s" in failed.error or "in time" in failed.error
+
+
+async def test_a_stopped_task_hangs_up_on_the_provider(gateway: GatewayRig, server: ProviderServer) -> None:
+    task = await task_on(gateway, server)
+    server.then(Stream(STREAM, stall_after=3))
+    await task.ask()
+    await asyncio.wait_for(server.arrived.wait(), 5)
+    await until(lambda: bool(server.generations()))
+    await gateway.bus.signals.publish(task.subjects.stop, b"")
+    await asyncio.wait_for(server.gone.wait(), 5)
 
 
 async def test_a_server_that_is_not_there_is_transient(gateway: GatewayRig, server: ProviderServer) -> None:

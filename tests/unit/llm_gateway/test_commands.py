@@ -81,6 +81,10 @@ def cancelled(task: TaskRig) -> Cancelled:
     return Cancelled(**header(task), ended_at=AT, turn=1, ended_by="x", reason="", by="")
 
 
+def calls_under_way() -> int:
+    return sum(1 for task in asyncio.all_tasks() if task.get_name().startswith("model:job"))
+
+
 # --- what is not called -----------------------------------------------------------------
 
 
@@ -240,10 +244,11 @@ async def test_a_stopped_task_has_its_call_cancelled_and_nothing_recorded(gatewa
     await equip(gateway, ScriptedReply(text="never", delay_s=600))
     task = await gateway.task()
     await task.ask()
-    await until(lambda: gateway.consumer.in_hand == 1)
+    await until(lambda: calls_under_way() == 1)
     await task.write(cancelled(task))
     await gateway.bus.signals.publish(task.subjects.stop, b"")
     await until(lambda: gateway.settled("done") == 1)
+    assert calls_under_way() == 0
     assert gateway.calls() == 0
     assert await task.log.get(task.subjects.model_event(1, 1)) is None
 
@@ -252,11 +257,23 @@ async def test_a_stop_signal_for_a_task_that_goes_on_only_delays_it(gateway: Gat
     await equip(gateway, ScriptedReply(text="a b c d e f", delay_s=0.3))
     task = await gateway.task()
     await task.ask()
-    await until(lambda: gateway.consumer.in_hand == 1)
-    await gateway.bus.signals.publish(TaskSubjects(0, NAMESPACE, "another").stop, b"")
+    await until(lambda: calls_under_way() == 1)
     await gateway.bus.signals.publish(task.subjects.stop, b"")
     assert (await task.answered()).message.content == "a b c d e f"
+    assert gateway.settled("retried") == 1
     assert gateway.calls() == 1
+
+
+async def test_a_stop_signal_for_another_task_changes_nothing(gateway: GatewayRig) -> None:
+    await equip(gateway, ScriptedReply(text="a b c d e f", delay_s=0.3))
+    task = await gateway.task()
+    await task.ask()
+    await until(lambda: calls_under_way() == 1)
+    await gateway.bus.signals.publish(TaskSubjects(0, NAMESPACE, "another").stop, b"")
+    await gateway.bus.signals.publish(TaskSubjects(0, "elsewhere", "job").stop, b"")
+    await task.answered()
+    await until(lambda: gateway.settled("done") == 1)
+    assert gateway.settled("retried") == 0
 
 
 async def test_a_replica_that_goes_away_leaves_its_call_to_another() -> None:
@@ -265,7 +282,8 @@ async def test_a_replica_that_goes_away_leaves_its_call_to_another() -> None:
         await equip(first, ScriptedReply(text="slow", delay_s=600))
         task = await first.task()
         await task.ask()
-        await until(lambda: first.consumer.in_hand == 1)
+        await until(lambda: calls_under_way() == 1)
+    assert calls_under_way() == 0
     await apply_llm(first.store, script(ScriptedReply(text="quick")))
     async with running_gateway(MemoryBus(server)) as second:
         await second.llm_status(status="Ready")
