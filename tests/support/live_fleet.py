@@ -95,7 +95,11 @@ class Fleet:
     async def start(self, *services: str) -> None:
         """Start a replica of each, and wait until they take messages."""
         for replica in [await self._start(service) for service in services]:
-            await until(partial(self._is_started, replica), f"{replica.service} is ready", START_S)
+            try:
+                await until(partial(self._is_started, replica), f"{replica.log.stem} is ready", START_S)
+            except AssertionError as error:
+                said = replica.log.read_text(errors="replace") if replica.log.exists() else "nothing"
+                raise AssertionError(f"{error}; it said:\n{said[-2000:]}") from error
 
     def _is_started(self, replica: Replica) -> bool:
         """Whether it takes messages, or was killed before it did."""

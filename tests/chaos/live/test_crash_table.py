@@ -43,6 +43,8 @@ EVERY_WAY: tuple[tuple[When, Victim], ...] = (
 )
 STRIDE = 11
 """The whole table is run in so many passes, so that one that is broken off has been everywhere."""
+STOPPED = Step("tool-executor", "tool-command-effects__endless", "call-tool.1")
+"""A step that is always broken off: there is nothing after it."""
 SHOWN_BY = {"still-working.1": "slow"}
 BACKGROUND_SHOWN_BY = "waiting"
 SAME_STEPS_MAX = 2
@@ -94,6 +96,8 @@ def rows_of(steps: Sequence[tuple[str, Step]], commit: Commit) -> list[Row]:
         kinds = BEFORE_ONLY if reads else EVERY_WAY
         if commit == "batch" and (step.service != "planner" or reads):
             continue  # the other services do nothing else than with the other form of commit
+        if step == STOPPED:
+            kinds = tuple(kind for kind in kinds if kind[0] != "after")
         rows += (Row(commit, scenario, step, when, victim) for when, victim in kinds)
     return rows
 
