@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 from schemas import subjects
+from schemas.events import TaskSubmitted
 from schemas.ids import InvalidId, check_resource_name, check_token, partition_of
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
 from schemas.resources import Resource, ResourceStatus
 from schemas.subjects import TaskSubjects
-from schemas.task import State, decode_state
+from schemas.task import Initializing, State, decode_state
 from schemas.wire import Malformed, decode, encode
 from services.cli.exits import ExitCode, Stop, not_found
 from services.runtime.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
-    from services.runtime.ports import Bus, Log
+    from services.runtime.ports import Bus, Entry, Log
 
 Applied = Literal["created", "configured", "unchanged"]
 
@@ -152,10 +153,14 @@ class Client:
         return self.bus.log(task.partition)
 
     async def task(self, namespace: str, name: str) -> StoredTask | None:
-        """A task's state, or None."""
+        """A task's state, or None. One that was accepted a moment ago may have none yet; it is then as it begins."""
         task = self.subjects_of(namespace, name)
-        entry = await self.log_of(task).get(task.state)
-        return None if entry is None else StoredTask(decode_state(entry.data), entry.seq)
+        log = self.log_of(task)
+        entry = await log.get(task.state)
+        if entry is not None:
+            return StoredTask(decode_state(entry.data), entry.seq)
+        submitted = await log.get(task.submitted)
+        return None if submitted is None else StoredTask(_beginning(submitted), 0)
 
     async def existing_task(self, namespace: str, name: str) -> StoredTask:
         """A task's state; the command ends when there is no such task."""
@@ -184,6 +189,19 @@ _REJECTIONS = {
     "not_found": ExitCode.NOT_FOUND,
     "unavailable": ExitCode.UNREACHABLE,
 }
+
+
+def _beginning(submitted: Entry) -> Initializing:
+    event = decode(submitted.data, TaskSubmitted)
+    return Initializing(
+        namespace=event.namespace,
+        task=event.task,
+        agent=event.spec.agent,
+        submitted_seq=submitted.seq,
+        created_at=event.at,
+        updated_at=event.at,
+        labels=event.spec.labels,
+    )
 
 
 def _resource(data: bytes) -> Resource:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from services.runtime.ports import Signal
 
 POLL_S = 0.02
+SCRIPTED_WORDS_LENGTH = 30
+"""Characters that the scripted model may say before it is killed; a real one may be too quick for that."""
 INTO_THE_CALL_S = 0.25
 """How far into a call the kill comes."""
 
@@ -99,10 +101,11 @@ class Striker:
                 deltas.put_nowait(event)
 
         clock = self._client.bus.clock
+        said = SCRIPTED_WORDS_LENGTH if self._stage.provider == "scripted" else 1
         stop = await self._client.bus.signals.subscribe(task.live, on_live)
         try:
             delta = await deltas.get()
-            while delta.turn <= after_turn or delta.offset == 0:
+            while delta.turn <= after_turn or delta.offset + len(delta.text) < said:
                 delta = await deltas.get()
             victims = self._victims()
             self._teller.act(

@@ -228,8 +228,8 @@ def test_limits_end_a_task_with_their_reason(dev: Dev) -> None:
 
 
 def test_the_same_id_and_the_same_name_are_the_same_task(dev: Dev) -> None:
-    first = dev.good("submit", "-a", "helper", "think", "--id", "order-17", "-o", "json").json
-    again = dev.good("submit", "-a", "helper", "think", "--id", "order-17", "-o", "json").json
+    first = dev.good("submit", "-a", "helper", "think", "--id", "order-1", "-o", "json").json
+    again = dev.good("submit", "-a", "helper", "think", "--id", "order-1", "-o", "json").json
     assert again["task"] == first["task"]
     assert dev.good("submit", "-a", "helper", "think", "--name", "named").out == "task/named submitted\n"
     assert dev.good("submit", "-a", "helper", "think", "--name", "named").out == "task/named unchanged\n"

@@ -112,6 +112,15 @@ async def test_a_task_is_shown_with_its_answer_its_conversation_and_its_calls() 
     assert whole["spec"] == {"agentRef": {"name": "helper"}, "userMessage": "What time is it?"}
 
 
+async def test_a_task_that_was_just_accepted_is_there_though_it_has_no_state_yet() -> None:
+    bus = MemoryBus()
+    await Script(bus, "fresh").submit()
+    client = Client(bus)
+    shown = await find(client, kind_named("task"), "default", "fresh", AT)
+    assert shown.cells[4] == "Initializing"
+    assert await client.task("default", "never") is None
+
+
 async def test_tool_calls_are_found_by_name_and_late_answers_ask_for_nothing() -> None:
     bus = MemoryBus()
     await finished_task(bus)

@@ -1,0 +1,103 @@
+"""The examples of docs/howto/submit-a-task.md, run as they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.dev import Dev
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "howto" / "submit-a-task.md"
+NPM_PACKAGE = Path("@nats-io") / "transport-node"
+
+
+def example(language: str) -> str:
+    """The code of one language on the page."""
+    (code,) = re.finditer(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return code[1]
+
+
+def run(command: list[str], dev: Dev, cwd: Path) -> str:
+    done = subprocess.run(
+        command,
+        env={**os.environ, "NATS_URL": dev.url},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_python_example_submits_a_task_and_prints_its_answer(dev: Dev, tmp_path: Path) -> None:
+    (tmp_path / "submit.py").write_text(example("python"))
+    first = run([sys.executable, "submit.py"], dev, tmp_path)
+    task = re.search(r"^task: (\S+)$", first, re.MULTILINE)
+    assert task is not None
+    assert re.search(r"^answer: It said: ", first, re.MULTILINE)
+    assert dev.good("get", "task", task[1], "-o", "json").json["status"]["phase"] == "FinalAnswer"
+    assert run([sys.executable, "submit.py"], dev, tmp_path) == first, "the same message id is the same task"
+
+
+def node_modules() -> Path | None:
+    """A folder of npm packages that has the one we need."""
+    places = [ROOT / "node_modules", *map(Path, filter(None, os.environ.get("NODE_PATH", "").split(os.pathsep)))]
+    return next((place for place in places if (place / NPM_PACKAGE).is_dir()), None)
+
+
+def test_the_node_example_submits_a_task(dev: Dev, tmp_path: Path) -> None:
+    node, packages = shutil.which("node"), node_modules()
+    if node is None:
+        pytest.skip("there is no node on this machine")
+    if packages is None:
+        pytest.skip(f"npm package {NPM_PACKAGE} is neither in ./node_modules nor in $NODE_PATH")
+    (tmp_path / "node_modules").symlink_to(packages)
+    (tmp_path / "submit.mjs").write_text(example("javascript"))
+    task = run([node, "submit.mjs"], dev, tmp_path).removeprefix("task: ").strip()
+    assert dev.run("watch", task).code == 0
+
+
+def test_the_json_of_the_page_is_what_is_sent_and_answered(dev: Dev) -> None:
+    text = PAGE.read_text()
+    for block in re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            assert isinstance(yaml.safe_load(line), dict)
+    answer = dev.good("submit", "-a", "helper", "think", "--name", "page", "-o", "json").json
+    assert answer == {"type": "accepted.v1", "namespace": "default", "task": "page"}
+    again = dev.good("submit", "-a", "helper", "think", "--name", "page", "-o", "json").json
+    assert again == {**answer, "created": False}
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "examples").glob("*.yaml")))
+def test_every_example_is_a_good_manifest(dev: Dev, file: str) -> None:
+    checked = dev.good("apply", "--dry-run", "-f", str(ROOT / "examples" / file))
+    assert checked.lines
+    assert checked.err == ""
+
+
+def test_the_helper_of_the_readme_answers(dev: Dev) -> None:
+    dev.good("apply", "-f", str(ROOT / "examples" / "helper.yaml"), "-n", "tour", "--wait")
+    answer = dev.good("run", "helper", "What time is it in Tokyo?", "-n", "tour").out
+    assert answer.startswith("I am only a script, but the tool is real. It said: ")
+    assert "Asia/Tokyo" in answer
+
+
+def test_the_predecessors_manifests_apply_unmodified(dev: Dev) -> None:
+    applied = dev.good("apply", "-f", str(ROOT / "examples" / "acp.yaml"), "-n", "acp")
+    assert applied.lines == [
+        "llm/gpt-4o created",
+        "mcpserver/clock created",
+        "agent/timekeeper created",
+        "task/hello submitted",
+    ]
+    dev.good("cancel", "hello", "-n", "acp")
