@@ -11,8 +11,8 @@ import os
 import re
 import secrets
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -61,24 +61,18 @@ class Traces:
     def __init__(self, recorder: SpanRecorder | None = None) -> None:
         self._recorder = recorder
 
-    @contextmanager
+    @property
+    def recording(self) -> bool:
+        """Whether attributes of spans are of any use."""
+        return self._recorder is not None
+
     def span(
         self, name: str, parent: str, *, kind: str = "internal", attributes: Attributes | None = None
-    ) -> Generator[dict[str, Any]]:
+    ) -> AbstractContextManager[dict[str, Any]]:
         """A span around what happens inside. What is put in the dictionary becomes attributes of it."""
         if self._recorder is None:
-            token = _current.set(parent or _current.get())
-            try:
-                yield {}
-            finally:
-                _current.reset(token)
-            return
-        with self._recorder.span(name, parent or _current.get(), kind, attributes or {}) as (context, extra):
-            token = _current.set(context)
-            try:
-                yield extra
-            finally:
-                _current.reset(token)
+            return _Passing(parent)
+        return _recorded(self._recorder, name, parent, kind, attributes or {})
 
     def finished(
         self,
@@ -101,6 +95,36 @@ class Traces:
         """Send what was recorded."""
         if self._recorder is not None:
             self._recorder.flush()
+
+
+class _Passing:
+    """Passes the context on, and records nothing."""
+
+    __slots__ = ("_parent", "_token")
+
+    def __init__(self, parent: str) -> None:
+        self._parent = parent
+        self._token: Token[str] | None = None
+
+    def __enter__(self) -> dict[str, Any]:
+        self._token = _current.set(self._parent or _current.get())
+        return {}
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _current.reset(self._token)
+
+
+@contextmanager
+def _recorded(
+    recorder: SpanRecorder, name: str, parent: str, kind: str, attributes: Attributes
+) -> Generator[dict[str, Any]]:
+    with recorder.span(name, parent or _current.get(), kind, attributes) as (context, extra):
+        token = _current.set(context)
+        try:
+            yield extra
+        finally:
+            _current.reset(token)
 
 
 def make_traces(service: str, replica: str, exporter: SpanExporter | None = None) -> Traces:
