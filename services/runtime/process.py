@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_UNREACHABLE = 5
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
+"""Allocations before each generation is collected. The defaults cost a tenth of a busy replica's time and find
+almost nothing: what a message leaves behind is freed by reference counts."""
 
 
 def run_services(builds: Mapping[str, Build], settings: Settings) -> int:
@@ -71,6 +75,7 @@ async def _serve(builds: Mapping[str, Build], settings: Settings) -> int:
     health = _health(replica, settings)
     try:
         await replica.start()
+        _spare_the_collector()
         port = health.port if health else None
         logger.info("%s is running", replica.name, extra={"action": "process.ready", "port": port})
         await replica.ended.wait()
@@ -85,6 +90,13 @@ async def _serve(builds: Mapping[str, Build], settings: Settings) -> int:
         logger.error("%s failed: %s", replica.name, replica.failed, extra={"action": "process.failed"})
         return EXIT_FAILED
     return 0
+
+
+def _spare_the_collector() -> None:
+    """Never look again at what the start has left behind, which stays for as long as the process does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def _health(replica: Replica, settings: Settings) -> HealthServer | None:
