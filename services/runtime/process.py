@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_UNREACHABLE = 5
 GARBAGE_THRESHOLDS = (20_000, 20, 50)
-"""Allocations before each generation is collected. The defaults cost a tenth of a busy replica's time and find
-almost nothing: what a message leaves behind is freed by reference counts."""
+"""Allocations before each generation is collected. With the defaults a busy planner spent 4 % of its time on it, and
+what a message leaves behind is freed by reference counts anyhow."""
 
 
 def run_services(builds: Mapping[str, Build], settings: Settings) -> int:
