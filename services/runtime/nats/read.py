@@ -82,8 +82,8 @@ class Reader:
         """What every answer is known to include: with one replica, all that it ever said it has."""
 
     async def get(self, subject: str, *, at_least: int) -> Stored | None:
-        """The newest message of a subject."""
-        if at_least > self._known:
+        """The newest message of a subject. The only replica of a stream is never behind what it has delivered."""
+        if self._replicated and at_least:
             found = await self.last([subject], at_least=at_least)
             return found[0] if found else None
         raw = await self._ask(f"{self._direct}.{subject}", b"")
@@ -91,6 +91,8 @@ class Reader:
 
     async def read(self, seqs: Sequence[int]) -> list[Stored]:
         """The messages at these sequences; raises `LookupError` for one that does not exist."""
+        if len(seqs) == 1:
+            return [await self._at(seqs[0])]
         found: list[Stored] = []
         for start in range(0, len(seqs), READS_MAX):
             found += await asyncio.gather(*(self._at(seq) for seq in seqs[start : start + READS_MAX]))
