@@ -139,7 +139,6 @@ class ToolCommands:
         asked = await self._asked(command)
         if asked is None:
             return
-        began = self._clock.now()
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": asked.name,
@@ -151,22 +150,22 @@ class ToolCommands:
         with self._runtime.traces.span(
             f"execute_tool {asked.name}", parent, kind="client", attributes=attributes
         ) as span:
-            try:
-                async with self.running.stoppable(command.subjects):
-                    if self.running.was_stopped(command.subjects) and not await self._is_awaited(command):
-                        return
-                    outcome = await self._outcome(command, asked)
-            except Stopped:
-                outcome = Outcome("cancelled", STOPPED)
+            began = self._clock.now()
+            outcome = await self._until_stopped(command, asked)
+            if outcome is None:
+                return
             latency_s = max((self._clock.now() - began).total_seconds(), 0.0)
             span["holdfast.outcome"] = outcome.outcome
             span["holdfast.attempt"] = outcome.attempt
             if outcome.outcome != "succeeded":
                 span["error.type"] = outcome.outcome
             await self._record(command, asked, outcome, latency_s)
+        self._tell(asked, outcome, latency_s)
+
+    def _tell(self, asked: ToolCall, outcome: Outcome, latency_s: float) -> None:
         self._runtime.metrics.tool_seconds.labels(outcome.outcome).observe(latency_s)
         logger.info(
-            "%s %s after %.3f s: %d bytes in, %d characters out",
+            "%s %s after %.3f s: %d characters in, %d out",
             asked.name,
             outcome.outcome,
             latency_s,
@@ -174,6 +173,16 @@ class ToolCommands:
             len(outcome.content),
             extra={"action": "tool.finished", "outcome": outcome.outcome},
         )
+
+    async def _until_stopped(self, command: Command, asked: ToolCall) -> Outcome | None:
+        """How the call ended; None if its task had ended before it could begin."""
+        try:
+            async with self.running.stoppable(command.subjects):
+                if self.running.was_stopped(command.subjects) and not await self._is_awaited(command):
+                    return None
+                return await self._outcome(command, asked)
+        except Stopped:
+            return Outcome("cancelled", STOPPED)
 
     async def _is_over(self, command: Command) -> bool:
         """Whether the call has a result: it was run before, or its task ended before its turn came."""

@@ -87,6 +87,7 @@ class Pool:
         for key in (self._connections.keys() | self._invalid.keys()) - declared.keys():
             self._end(key)
             self._invalid.pop(key, None)
+            self._on_change(key)
         for key, server in declared.items():
             try:
                 launch = launch_of(server.spec, self._secrets)

@@ -22,6 +22,7 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
+    CallToolResult,
     Implementation,
     RequestParamsMeta,
     ToolListChangedNotification,
@@ -30,6 +31,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from schemas.resources import ToolInfo
+from services.tool_executor.core.arguments import unusable
 from services.tool_executor.core.results import Reply, Text
 from services.tool_executor.mcp.convert import reply_of, tool_info
 from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, TimedOut
@@ -50,7 +52,10 @@ WHY_LENGTH_MAX = 600
 class Session:
     """An open session. It ends when `closed` is set, or when the block that opened it is left."""
 
-    def __init__(self, client: Client, launch: Launch, closed: asyncio.Event, doubt: asyncio.Event) -> None:
+    def __init__(
+        self, name: str, client: Client, launch: Launch, *, closed: asyncio.Event, doubt: asyncio.Event
+    ) -> None:
+        self._name = name
         self._client = client
         self._launch = launch
         self.closed = closed
@@ -72,7 +77,17 @@ class Session:
             cursor = page.next_cursor
             if not cursor:
                 break
+        before = {tool.name: tool for tool in self.tools}
         self.tools, self.left_out = _that_fit([tools[name] for name in sorted(tools)])
+        for tool in self.tools:
+            if tool != before.get(tool.name) and (why := unusable(tool.input_schema)):
+                logger.warning(
+                    "arguments of %s's tool %r are not checked: %s",
+                    self._name,
+                    tool.name,
+                    self._launch.redact(why),
+                    extra={"action": "mcp.schema"},
+                )
 
     async def check(self) -> None:
         """Ask whether the server still answers; raises if it does not."""
@@ -166,6 +181,7 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
 
     Raises `ConnectFailed`, with a text for the server's status, when it does not come about and when it is lost.
     """
+    _quiet()
     stdio = StdioServer(launch, name) if launch.command else None
     doubt = asyncio.Event()
     note = Answered()
@@ -186,7 +202,9 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
                         cache=None,
                     )
                 )
-                session = Session(client, launch, stdio.closed if stdio else asyncio.Event(), doubt)
+                _trust_results(client)
+                closed = stdio.closed if stdio else asyncio.Event()
+                session = Session(name, client, launch, closed=closed, doubt=doubt)
                 await session.load_tools()
             yield session
             lost = session.closed.is_set()
@@ -197,6 +215,26 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
             raise ConnectFailed(launch.redact(_why(ConnectFailed("the connection ended"), stdio, note)))
     finally:
         answered.reset(token)
+
+
+def _trust_results(client: Client) -> None:
+    """Have the SDK not check structured content against the schema that the same server declares.
+
+    It would run the server's regular expressions on the server's values, which can be made to take for ever, and
+    would throw away the answer of a tool that has done its work. We only show such content to the model.
+    """
+
+    async def accept(_name: str, _result: CallToolResult) -> None:
+        """Nothing to check."""
+
+    vars(client.session)["validate_tool_result"] = accept
+
+
+def _quiet() -> None:
+    """Keep the SDK's own logs out: they repeat what servers say, and all that matters is reported here."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        for name in ("mcp", "client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _why(error: Exception, stdio: StdioServer | None, note: Answered) -> str:

@@ -24,6 +24,7 @@ from tests.support.mcp_servers.bench import Bench, executor, module, on_bench, p
 
 GOOD = {"HOLDFAST_SECRET_PLAIN_CONFIG": "{}"}
 MORE = {"HOLDFAST_SECRET_PLAIN_CONFIG": json.dumps({"tools": [{"name": "echo"}, {"name": "more"}]})}
+PID: dict[str, object] = {"name": "pid", "does": "pid", "annotations": {"readOnlyHint": True}}
 BAD = {"HOLDFAST_SECRET_PLAIN_CONFIG": json.dumps({"fail": "not on this machine"})}
 
 
@@ -117,7 +118,7 @@ async def test_replicas_that_see_different_tools_do_not_take_turns() -> None:
 
 async def test_a_server_that_comes_back_at_once_stays_ready(record: Path) -> None:
     async with on_bench() as bench, history(bench) as said:
-        await bench.declare(plain("s", record, tools=[{"name": "pid", "does": "pid"}]))
+        await bench.declare(plain("s", record, tools=[PID]))
         await bench.until_ready("s")
         before = int((await bench.call("s__pid")).content)
         os.kill(before, signal.SIGKILL)
@@ -131,7 +132,7 @@ async def test_a_server_that_comes_back_at_once_stays_ready(record: Path) -> Non
 
 async def test_a_change_that_does_not_concern_the_process_leaves_it_alone(record: Path) -> None:
     async with on_bench() as bench:
-        server = plain("s", record, tools=[{"name": "pid", "does": "pid"}])
+        server = plain("s", record, tools=[PID])
         await bench.declare(server)
         await bench.until_ready("s")
         before = (await bench.call("s__pid")).content

@@ -351,7 +351,7 @@ async def test_a_changed_manifest_starts_the_server_anew(record: Path) -> None:
     ],
 )
 async def test_a_server_that_does_not_come_up_says_why_and_harms_no_other(
-    record: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object], words: list[str]
+    record: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], words: list[str]
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 1.0)
     async with on_bench() as bench:

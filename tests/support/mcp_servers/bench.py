@@ -95,9 +95,10 @@ def stdio_server(
     )
 
 
-def plain(name: str, record: Path, **config: Any) -> MCPServer:
+def plain(name: str, record: Path, *, namespace: str = "default", **config: Any) -> MCPServer:
     """The manifest of the server of the older protocol, which is as odd as `config` says."""
-    return stdio_server(name, module("plain"), env={"RECORD": str(record), "PLAIN": json.dumps(config)})
+    variables = {"RECORD": str(record), "PLAIN": json.dumps(config)}
+    return stdio_server(name, module("plain"), namespace=namespace, env=variables)
 
 
 def kitchen(
