@@ -56,9 +56,12 @@ class Windows:
         return window
 
     def add(self, key: str, seq: int, subject: str, data: bytes) -> None:
-        """An entry that this replica wrote itself comes next in a conversation that it remembers."""
+        """An entry that this replica wrote itself comes next in a conversation that it remembers.
+
+        Not if the conversation has gone on meanwhile: the answer to a write may come later than the next turns.
+        """
         known = self._remembered.get(key)
-        if known is not None:
+        if known is not None and seq > max(known.seqs, default=0):
             self._remember(key, _Remembered((*known.seqs, seq), extend(known.window, [(subject, data)])))
 
     def forget(self, key: str) -> None:

@@ -243,7 +243,9 @@ def _content_problem(at: int, message: Json, wanted: list[str]) -> str:
     blocks: list[Json] = message["content"]
     if not blocks:
         return f"messages.{at}: all messages must have non-empty content"
-    if any(block["type"] == "text" and not block["text"].strip() for block in blocks):
+    texts = [block["text"] for block in blocks if block["type"] == "text"]
+    texts += [block["content"] for block in blocks if "content" in block]
+    if not all(text.strip() for text in texts):
         return "messages: text content blocks must be non-empty"
     answered = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
     if missing := [id_ for id_ in wanted if id_ not in answered]:

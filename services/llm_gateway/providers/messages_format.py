@@ -51,7 +51,7 @@ def request_body(endpoint: Endpoint, model: str, parameters: Parameters, request
         "messages": _conversation(endpoint, request.messages),
         "stream": True,
     }
-    system = [m.content for m in request.messages if isinstance(m, SystemMessage) and m.content]
+    system = [m.content for m in request.messages if isinstance(m, SystemMessage) and m.content.strip()]
     if system:
         body["system"] = system[0] if len(system) == 1 else [{"type": "text", "text": text} for text in system]
     if request.tools:
@@ -93,7 +93,7 @@ def _blocks(endpoint: Endpoint, message: Message) -> tuple[str, list[Block]]:
             return "user", _text(content)
         case ToolMessage():
             result: Block = {"type": "tool_result", "tool_use_id": fitting_id(message.tool_call_id, _IDS)}
-            if message.content:
+            if message.content.strip():
                 result["content"] = message.content
             if message.is_error:
                 result["is_error"] = True

@@ -139,7 +139,7 @@ async def test_parallel_calls_go_round_with_all_results_in_one_message(
         ),
     )
     await task.tool_result("r1", 1, "toolu_a", "noon")
-    await task.tool_result("r1", 2, "toolu_b", "", failed=True)
+    await task.tool_result("r1", 2, "toolu_b", " \n", failed=True)
     answer, request = await ask(task, server, 2)
     assert answer.message.content == "Both done."
     assert request.body["messages"][1:] == [
@@ -203,6 +203,7 @@ async def test_a_conversation_with_all_that_the_api_refuses_is_made_acceptable(
     messages = (
         *START,
         SystemMessage(content="And polite."),
+        SystemMessage(content=" "),
         AssistantMessage(content=" ", tool_calls=(call,)),
         ToolMessage(tool_call_id="call:1/odd", content="noon"),
         UserMessage(content=""),
