@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -29,6 +30,7 @@ ACK_WAIT_S = 1.5
 RECONCILE_S = 5.0
 START_S = 30.0
 POLL_S = 0.01
+LAST_WORDS_S = 0.5
 
 
 class Replica(NamedTuple):
@@ -80,6 +82,7 @@ class Fleet:
         self._starting = asyncio.Lock()
         self._launcher: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
 
     # --- replicas ---
 
@@ -98,8 +101,13 @@ class Fleet:
             try:
                 await until(partial(self._is_started, replica), f"{replica.log.stem} is ready", START_S)
             except AssertionError as error:
-                said = replica.log.read_text(errors="replace") if replica.log.exists() else "nothing"
-                raise AssertionError(f"{error}; it said:\n{said[-2000:]}") from error
+                raise AssertionError(f"{error}; it said:\n{await self._last_words(replica)}") from error
+
+    async def _last_words(self, replica: Replica) -> str:
+        """The end of its log, and where it hangs."""
+        self.kill(replica, signal.SIGUSR1)
+        await asyncio.sleep(LAST_WORDS_S)
+        return replica.log.read_text(errors="replace")[-4000:] if replica.log.exists() else "nothing"
 
     def _is_started(self, replica: Replica) -> bool:
         """Whether it takes messages, or was killed before it did."""
@@ -118,9 +126,9 @@ class Fleet:
             self._started.append(replica)
             return replica
 
-    def kill(self, replica: Replica, signal: int = 9) -> None:
+    def kill(self, replica: Replica, number: int = signal.SIGKILL) -> None:
         """SIGKILL."""
-        os.kill(replica.pid, signal)
+        os.kill(replica.pid, number)
 
     async def until_dead(self, pid: int) -> Death:
         """Wait for the end of a process."""
@@ -133,9 +141,14 @@ class Fleet:
         """Kill the server, if it was not yet, and start it again on the same port and store."""
         death = Death(self.server.pid, "server", killed_at or datetime.now(UTC), -9)
         self.deaths.append(death)
-        await asyncio.to_thread(self.server.kill)
-        await asyncio.to_thread(self.server.start)
+        # A thread cannot be cancelled: `close` waits until the server is there again before it ends it for good.
+        self._restarting = spawn(asyncio.to_thread(self._restart_server), name="server")
+        await asyncio.shield(self._restarting)
         return death
+
+    def _restart_server(self) -> None:
+        self.server.kill()
+        self.server.start()
 
     # --- life ---
 
@@ -165,6 +178,8 @@ class Fleet:
             await self._launcher.wait()
         if self._listening is not None:
             await self._listening
+        if self._restarting is not None:
+            await asyncio.wait({self._restarting})
         await asyncio.to_thread(self.server.close)
 
     async def _listen(self, launcher: asyncio.subprocess.Process) -> None:

@@ -159,9 +159,10 @@ async def arena(directory: Path, *, commit: str, replicas: int = 2) -> AsyncGene
             await place.workload.prepare()
             yield place
         finally:
+            await client.close()
             if watching is not None:
                 watching.cancel()
-            await client.close()
+                await asyncio.wait({watching})
 
 
 def recovered(hit: Hit, service: str, messages: Iterable[Stored]) -> float | None:

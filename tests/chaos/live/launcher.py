@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
+import faulthandler
 import json
 import os
 import select
@@ -41,6 +41,7 @@ from services.runtime.service import Runtime, Service, Subscription
 from services.runtime.settings import Settings
 from services.runtime.tasks import spawn
 from services.tool_executor import main as tool_executor
+from services.tool_executor.mcp import session
 from tests.chaos.live.rows import BACKGROUND, Step, handling_of, message_step
 
 T = TypeVar("T")
@@ -166,7 +167,6 @@ def watch_all(watch: Watch) -> None:
 
     mock.patch.object(nats_bus, "Connection", WatchedConnection).start()
     _watch_calls(watch, scripted.ScriptedModel, "call", "call-model")
-    session = importlib.import_module("services.tool_executor.mcp.session")
     _watch_calls(watch, session.Session, "call", "call-tool")
 
 
@@ -226,6 +226,7 @@ def _fork(order: Mapping[str, Any], directory: Path) -> int:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
+        faulthandler.register(signal.SIGUSR1)  # says where it hangs
         code = run_replica(order["service"], order["environ"], directory)
     finally:
         os._exit(code)

@@ -84,6 +84,8 @@ async def _ignore(error: Exception) -> None:
 async def ask(client: Client, subject: str, body: Json) -> Json:
     """A question to the JetStream API; asked again while the server is away."""
     while True:
+        if client.is_closed:
+            raise AssertionError("the client is closed")
         try:
             answer = await client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=ANSWER_S)
         except NatsError:
@@ -104,8 +106,8 @@ async def read(client: Client, stream: str, since: int = 1) -> list[Stored]:
 
 
 async def _read_some(client: Client, stream: str, since: int) -> list[Stored]:
-    """Up to `BATCH` messages by direct get, which needs no consumer."""
-    while True:
+    """Up to `BATCH` messages by direct get, which needs no consumer; asked again while the server is away."""
+    while not client.is_closed:
         with contextlib.suppress(NatsError):
             inbox = client.new_inbox()
             answers = await client.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]  # the client leaves a future's type open
@@ -130,6 +132,7 @@ async def _read_some(client: Client, stream: str, since: int) -> list[Stored]:
                 with contextlib.suppress(NatsError):
                     await answers.unsubscribe()
         await asyncio.sleep(LOOK_S)
+    return []
 
 
 async def unsettled(client: Client) -> dict[str, int]:
@@ -169,8 +172,8 @@ class Witness:
         """All that was seen, by sequence. A state that lived only for milliseconds may be missing."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
-        while True:
+        """Look until the client is closed."""
+        while not self._client.is_closed:
             since = self.messages[-1].seq + 1 if self.messages else 1
             self.messages += await _read_some(self._client, TASK_STREAM, since)
             await asyncio.sleep(LOOK_S)

@@ -232,7 +232,9 @@ async def _found(place: Arena, commit: Commit) -> list[Row]:
 async def test_no_kill_at_any_step_loses_or_repeats_anything(tmp_path: Path) -> None:
     one, other = Lanes("two-step"), Lanes("batch")
     choose, lanes = (_named, 1) if os.environ.get("ROW") else (_found, int(os.environ.get("LANES") or LANES))
-    await asyncio.gather(one.run(tmp_path, choose, lanes), other.run(tmp_path, choose, max(lanes // 2, 1)))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run(tmp_path, choose, lanes))
+        group.create_task(other.run(tmp_path, choose, max(lanes // 2, 1)))
     outcomes = one.outcomes + other.outcomes
     _summarise(outcomes)
     wrong = [f"make chaos ROW={outcome.row}\n    {what}" for outcome in outcomes for what in outcome.wrong]
