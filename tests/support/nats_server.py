@@ -9,9 +9,11 @@ Every server that was started is dead when its `with` ends, however the test end
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
@@ -20,6 +22,8 @@ from services.runtime.nats.bus import NatsBus
 from services.runtime.nats.server import find_binary, free_port
 
 START_S = 20.0
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
 
 Connect = Callable[..., Awaitable[NatsBus]]
 """`await connect(url, ack_wait_s=1)`: a bus that its fixture closes."""
@@ -72,6 +76,7 @@ feature_flags {{ js_ack_fc_v2: false }}
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_die_with_parent if LIBC else None,  # noqa: PLW1509 - one system call, and no lock
         )
         if wait:
             self.wait_until_ready()
@@ -135,6 +140,12 @@ feature_flags {{ js_ack_fc_v2: false }}
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed leaves no server behind."""
+    assert LIBC is not None
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class NatsCluster:

@@ -65,9 +65,9 @@ class Command(NamedTuple):
 class Patience:
     """The waits between tries: short first, with jitter, until the time is up."""
 
-    def __init__(self, budget_s: float = BUDGET_S) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + budget_s
+        self._deadline = self._loop.time() + BUDGET_S
         self._delay_s = RETRY_MIN_S
 
     async def wait(self, why: str) -> None:
