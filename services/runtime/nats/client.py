@@ -1,8 +1,9 @@
 """The client library, with a short way in and a short way out.
 
 A raw subscription's messages go from the read loop straight to their receiver: no message object, no queue, no task.
-A command goes straight to the socket while there is one: no flusher's turn of the event loop. Both rest on private
-members of the client, which is why its version is pinned to one minor release and this file is all that knows them.
+A command goes straight to the socket while there is one: no flusher's turn of the event loop. What nobody waits for
+goes with it, or a millisecond later: a write wakes the server up, and costs more than all that is in it. All this rests
+on private members of the client, which is why its version is pinned to one minor release and only this file knows them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 OUTBOX_BYTES_MAX = 8 << 20
 """Written while disconnected and kept: acknowledgements, signals."""
+POST_S = 0.001
+"""How long what is posted waits for company."""
+POSTED_BYTES_MAX = 64 << 10
 
 
 class Interrupted(Unavailable):
@@ -50,6 +54,9 @@ class RawClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._receivers: dict[int, Receiver] = {}
+        self._posted: list[bytes] = []
+        self._posted_size = 0
+        self._posting: asyncio.TimerHandle | None = None
 
     def server_says(self, name: str) -> Any:
         """What the server that this connection ends at says of itself."""
@@ -70,17 +77,47 @@ class RawClient(Client):
         return RawSubscription(subscription, subject)
 
     async def write(self, command: bytes) -> None:
-        """Send a command, or keep it while there is no connection; raises `Unavailable` when it is lost."""
-        if self.is_closed:
-            raise Unavailable("the connection to NATS is closed")
+        """Send a command now, or keep it while there is no connection; raises `Unavailable` when it is lost."""
         transport = self._transport
         if self.is_connected and transport is not None and not self._pending:
             try:
-                transport.write(command)
+                transport.write(self._take_posted() + command if self._posted else command)
                 await transport.drain()  # type: ignore[no-untyped-call]  # the client's transports are untyped
             except (OSError, RuntimeError) as error:  # uvloop's word for a connection that has just been closed
                 raise Interrupted(f"the connection to NATS broke: {error}") from error
             return
+        await self._keep(command)
+
+    async def post(self, command: bytes) -> None:
+        """Send a command soon, or keep it while there is no connection; raises `Unavailable` when it is lost."""
+        if not self.is_connected or self._pending:
+            await self._keep(command)
+            return
+        self._posted.append(command)
+        self._posted_size += len(command)
+        if self._posted_size > POSTED_BYTES_MAX:
+            await self.write(b"")
+        elif self._posting is None:
+            self._posting = asyncio.get_running_loop().call_later(POST_S, self.send_posted)
+
+    def send_posted(self) -> None:
+        """Send what was posted. Without a connection it is lost, as if it had been on its way."""
+        if self._posting is not None:
+            self._posting.cancel()
+            self._posting = None
+        if self._posted and (commands := self._take_posted()) and self.is_connected and self._transport is not None:
+            with contextlib.suppress(OSError, RuntimeError):  # it has just broken; who has to know is told elsewhere
+                self._transport.write(commands)
+
+    def _take_posted(self) -> bytes:
+        commands = b"".join(self._posted)
+        self._posted.clear()
+        self._posted_size = 0
+        return commands
+
+    async def _keep(self, command: bytes) -> None:
+        if self.is_closed:
+            raise Unavailable("the connection to NATS is closed")
         if self._pending_data_size + len(command) > OUTBOX_BYTES_MAX:
             raise Unavailable("NATS is away and the buffer for it is full")
         await self._send_command(command)

@@ -140,6 +140,7 @@ class Connection:
         """
         if not self._client.is_connected:
             return False
+        self._client.send_posted()
         try:
             await self._client.flush(FLUSH_S)
         except (NatsError, OSError):
@@ -148,8 +149,7 @@ class Connection:
 
     async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> None:
         """Publish, and do not wait. While disconnected it is kept; raises `Unavailable` when there is no more room."""
-        command = self._command(subject, reply, data, headers)
-        await self._client.write(command)
+        await self._client.post(self._command(subject, reply, data, headers))
 
     async def request(
         self,
