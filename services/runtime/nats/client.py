@@ -54,6 +54,7 @@ class RawClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._receivers: dict[int, Receiver] = {}
+        self._finished = False
         self._posted: list[bytes] = []
         self._posted_size = 0
         self._posting: asyncio.TimerHandle | None = None
@@ -125,6 +126,7 @@ class RawClient(Client):
 
     async def finish(self, *, flushed: bool) -> None:
         """Close for good. What was not flushed is dropped: waiting for a server that is away could last for ever."""
+        self._finished = True
         if not flushed:
             self._pending.clear()
             self._pending_data_size = 0
@@ -141,6 +143,12 @@ class RawClient(Client):
         # The client would first wait until the old server has read all that is written; one that hangs never does.
         self._abort()
         await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        # Closing cancels the client's reconnecting, which may miss it, and would then go on for ever.
+        if self._finished:
+            raise asyncio.CancelledError
+        await super()._connect_to_server(s)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         receiver = self._receivers.get(sid)

@@ -198,7 +198,7 @@ class NatsLog:
     # --- reading ------------------------------------------------------------------------
 
     async def _entry(self, stored: Stored) -> Entry:
-        data = await self._payloads.incoming(stored.data, stored.headers)
+        data = await self._payloads.incoming(stored.subject, stored.data, stored.headers)
         return Entry(stored.subject, stored.seq, data, own_headers(stored.headers), stored.at)
 
 

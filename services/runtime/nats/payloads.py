@@ -58,22 +58,20 @@ class Payloads:
         reference = await self._store(subject, data, kept_s)
         return Command(subject, b"", {**headers, PAYLOAD_REF: reference})
 
-    async def incoming(self, data: bytes, headers: Mapping[str, str]) -> bytes:
+    async def incoming(self, subject: str, data: bytes, headers: Mapping[str, str]) -> bytes:
         """The payload that a message stands for; raises `PayloadLost` when it is not there."""
         reference = headers.get(PAYLOAD_REF)
-        return data if reference is None else await self.fetch(reference)
+        return data if reference is None else await self.fetch(subject, reference)
 
-    async def fetch(self, reference: str, *, working: Callable[[], Awaitable[None]] | None = None) -> bytes:
-        """A payload by its name. `working` is called while it is fetched; raises `PayloadLost`."""
-        try:
-            digest, count, subject = reference.split(".", 2)
-            total = int(count)
-        except ValueError:
-            raise PayloadLost(f"{reference[:80]!r} is not the name of a payload") from None
+    async def fetch(
+        self, subject: str, reference: str, *, working: Callable[[], Awaitable[None]] | None = None
+    ) -> bytes:
+        """The payload of a message, by its name. `working` is called while it is fetched; raises `PayloadLost`."""
+        digest, total, owner = _parse(subject, reference)
         pieces: list[bytes] = []
         for first in range(0, total, WINDOW):
             numbers = range(first, min(first + WINDOW, total))
-            found = await asyncio.gather(*(self._reader.get(_piece(digest, n, subject), at_least=0) for n in numbers))
+            found = await asyncio.gather(*(self._reader.get(_piece(digest, n, owner), at_least=0) for n in numbers))
             for n, piece in zip(numbers, found, strict=True):
                 if piece is None:
                     raise PayloadLost(f"piece {n} of the payload {digest} of {subject} is gone")
@@ -108,6 +106,20 @@ class Payloads:
             await store(self._connection, piece)
         except Mismatch:
             return  # the same digest: the same piece
+
+
+def _parse(subject: str, reference: str) -> tuple[str, int, str]:
+    """Digest, number of pieces and subject of a payload; a message may only name a payload of its own."""
+    digest, _, rest = reference.partition(".")
+    count, _, owner = rest.partition(".")
+    if not count.isdecimal() or owner not in (subject, _timer_of(subject)):
+        raise PayloadLost(f"{subject} names a payload that is not its own: {reference[:200]!r}")
+    return digest, int(count), owner
+
+
+def _timer_of(subject: str) -> str:
+    """Where a fired timer was set: it carries the message that was stored there."""
+    return subject.replace(".timer.fire.", ".timer.set.", 1)
 
 
 def _piece(digest: str, n: int | str, subject: str) -> str:

@@ -149,7 +149,7 @@ class NatsQueue:
         if delivery.reference is None:
             return True
         try:
-            delivery.data = await self._payloads.fetch(delivery.reference, working=delivery.working)
+            delivery.data = await self._payloads.fetch(delivery.subject, delivery.reference, working=delivery.working)
         except PayloadLost as lost:
             logger.error("%s", lost, extra={"action": "nats.payload_lost"})  # noqa: TRY400 - the text says it all
             delivery.headers = {**delivery.headers, PAYLOAD_REF: delivery.reference}
