@@ -50,8 +50,9 @@ sim: $(DEV) ## Simulated crashes over many seeds: SEEDS=1000, or one of them aga
 	$(BIN)/pytest tests/chaos/simulated $(ARGS)
 
 chaos: export KILLS ?= 200
-chaos: $(DEV) ## Real processes and a real server, killed with SIGKILL: KILLS=200
-	$(BIN)/pytest tests/chaos/live $(ARGS)
+chaos: export ROWS ?= all
+chaos: $(DEV) ## Real processes and a server, killed with SIGKILL at every step: KILLS=500, or one row again: ROW=...
+	$(BIN)/pytest -s $(if $(ROW),tests/chaos/live/test_crash_table.py,tests/chaos/live) $(ARGS)
 
 bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
