@@ -43,10 +43,11 @@ class _Answer(msgspec.Struct):
 Json = dict[str, Any]
 
 
-async def ask(connection: Connection, subject: str, body: Json | None = None, *, budget_s: float = BUDGET_S) -> Json:
+async def ask(connection: Connection, subject: str, body: Json | None = None, *, budget_s: float | None = None) -> Json:
     """Ask the API; transient failures are retried. Raises `ApiRefused`, or `Unavailable` at the end."""
     data = msgspec.json.encode(body) if body is not None else b""
     loop = asyncio.get_running_loop()
+    budget_s = BUDGET_S if budget_s is None else budget_s
     deadline = loop.time() + budget_s
     while True:
         try:

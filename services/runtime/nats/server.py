@@ -20,6 +20,8 @@ from services.runtime.leash import leashed
 
 SERVER_NAME_SYNCED = "holdfast-embedded"
 """The name of a server that was started from `config` below, which always syncs."""
+SYNCED_MARK = "sync-always"
+"""In the name of a server: its operator says that it always syncs (ADR 0012)."""
 VERSION_MIN = (2, 14, 6)
 """Older servers have known faults in atomic batches."""
 MAX_PAYLOAD_BYTES = 8 << 20

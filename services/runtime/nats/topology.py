@@ -14,7 +14,14 @@ from schemas import subjects
 from services.runtime.errors import Broken
 from services.runtime.nats import api
 from services.runtime.nats.connection import Connection
-from services.runtime.nats.server import SERVER_NAME_SYNCED, VERSION_MIN, ServerError, parse_version, version_text
+from services.runtime.nats.server import (
+    SERVER_NAME_SYNCED,
+    SYNCED_MARK,
+    VERSION_MIN,
+    ServerError,
+    parse_version,
+    version_text,
+)
 from services.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,8 +38,8 @@ ACK_PENDING_MAX = 20_000
 PULLS_WAITING_MAX = 512
 PARTITIONS_KEY = "holdfast.partitions"
 
-Durability = Literal["synced", "replicated", "unknown"]
-"""Acknowledged means: on disk; on the disks or in the memory of a majority; nobody told us."""
+Durability = Literal["synced", "replicated", "unknown", "volatile"]
+"""Acknowledged means: on disk; written by a majority, synced or not; nobody can say; in memory only."""
 
 
 class Incompatible(Broken):
@@ -250,7 +257,7 @@ def _check_stream(plan: StreamPlan, found: Mapping[str, Any]) -> None:
             )
 
 
-async def ensure_consumer(connection: Connection, plan: ConsumerPlan, *, budget_s: float = api.BUDGET_S) -> None:
+async def ensure_consumer(connection: Connection, plan: ConsumerPlan, *, budget_s: float | None = None) -> None:
     """Make a consumer, or bring its waits up to date; raises `Incompatible` if it is another kind of consumer."""
     body = {"stream_name": plan.stream, "config": plan.config}
     try:
@@ -265,7 +272,7 @@ async def ensure_consumer(connection: Connection, plan: ConsumerPlan, *, budget_
         await api.ask(connection, plan.create_subject, body, budget_s=budget_s)
     except api.ApiRefused as refusal:
         raise Incompatible(f"cannot make consumer {plan.name} of {plan.stream}: {refusal}") from refusal
-    logger.info("made consumer %s of %s", plan.name, plan.stream, extra={"action": "topology.consumer"})
+    logger.info("made or changed consumer %s of %s", plan.name, plan.stream, extra={"action": "topology.consumer"})
 
 
 def _check_consumer(plan: ConsumerPlan, found: Mapping[str, Any]) -> bool:
@@ -283,28 +290,33 @@ def _check_consumer(plan: ConsumerPlan, found: Mapping[str, Any]) -> bool:
 def durability(connection: Connection, settings: Settings) -> Durability:
     """What an acknowledgement means, as far as it can be known.
 
-    A client cannot read a server's sync interval. Our embedded server always syncs, and its name says that it is ours.
-    A majority of three or more replicas has a write before it is acknowledged, synced or not.
+    A client cannot read a server's sync interval, so the server's name has to say it (ADR 0012). A majority of three or
+    more replicas has a write before it is acknowledged, synced or not.
     """
-    if settings.storage == "file" and connection.server_name == SERVER_NAME_SYNCED:
+    if settings.storage == "memory":
+        return "volatile"
+    if connection.server_name == SERVER_NAME_SYNCED or SYNCED_MARK in connection.server_name:
         return "synced"
-    if settings.stream_replicas >= 3:
-        return "replicated"
-    return "unknown"
+    return "replicated" if settings.stream_replicas >= 3 else "unknown"
 
 
 def check_durability(connection: Connection, settings: Settings) -> Durability:
-    """Say what the server promises; under `strict_durability`, refuse less than a disk or a majority."""
+    """Say what the server promises; under `strict_durability`, refuse less than a disk or a majority of disks."""
     promise = durability(connection, settings)
-    if promise == "unknown":
-        text = (
-            f"NATS server {connection.server_name!r} does not say whether it syncs before it acknowledges, and"
-            f" HOLDFAST_STREAM_REPLICAS is {settings.stream_replicas} ({settings.storage}): a power cut may lose"
-            " acknowledged work. Set `sync_interval: always` in its configuration, or use three replicas"
-        )
-        if settings.strict_durability:
-            raise Incompatible(f"refused under HOLDFAST_STRICT_DURABILITY: {text}")
-        logger.warning(text, extra={"action": "topology.durability"})
-    else:
-        logger.info("durability: %s", promise, extra={"action": "topology.durability"})
+    match promise:
+        case "volatile":
+            text = "streams are kept in memory (HOLDFAST_STORAGE=memory): what is acknowledged is lost with the server"
+        case "unknown":
+            text = (
+                f"NATS server {connection.server_name!r} cannot be asked whether it syncs before it acknowledges, and"
+                " there is one copy of each stream: a power cut may lose acknowledged work; set"
+                " `sync_interval: always` in its configuration, and say so in its name, for example"
+                f" `server_name: nats-{SYNCED_MARK}`, or run three servers with HOLDFAST_STREAM_REPLICAS=3"
+            )
+        case "synced" | "replicated":
+            logger.info("acknowledged work is %s", promise, extra={"action": "topology.durability"})
+            return promise
+    if settings.strict_durability:
+        raise Incompatible(f"refused under HOLDFAST_STRICT_DURABILITY: {text}")
+    logger.warning(text, extra={"action": "topology.durability"})
     return promise
