@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,7 +38,8 @@ async def raw(shared: NatsServer) -> AsyncIterator[Connection]:
     """A connection to a server without streams."""
     connection = Connection(Settings(nats_url=shared.url), service="test")
     await connection.open()
-    for name in (await api.ask(connection, "STREAM.NAMES"))["streams"] or []:
+    names: list[str] = (await api.ask(connection, "STREAM.NAMES"))["streams"] or []
+    for name in names:
         await api.ask(connection, f"STREAM.DELETE.{name}")
     yield connection
     await connection.close()
@@ -153,7 +154,7 @@ async def test_a_new_acknowledgement_wait_is_taken_over(
 
 
 @asynccontextmanager
-async def pretending(**says: object) -> AsyncIterator[str]:
+async def pretending(**says: object) -> AsyncGenerator[str]:
     """A server that says hello, answers pings, and nothing else."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
