@@ -22,10 +22,15 @@ def machine(directory: Path) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": load(),
         "fsync_ms_p50": round(median(took), 3),
         "fsync_ms_max": round(max(took), 3),
     }
+
+
+def load() -> float:
+    """How many processes wanted a processor in the last minute. More than there are: somebody else is measured too."""
+    return round(os.getloadavg()[0], 2)
 
 
 def fsync_ms(directory: Path) -> list[float]:

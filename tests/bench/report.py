@@ -85,7 +85,8 @@ def table(found: Mapping[str, Any]) -> str:
     body = [f"{row.what:<{width}}  {row.value:>9.4g} {row.unit:<3} {row.goal}".rstrip() for row in lines]
     host = found["machine"]
     head = (
-        f"{host['cpus']} processors, {host['memory_gb']} GB, Python {host['python']}, load {host['load_before']},"
+        f"{host['cpus']} processors, {host['memory_gb']} GB, Python {host['python']}, load {host['load_before']}"
+        f" before and {host['load_after']} after,"
         f" fsync {host['fsync_ms_p50']} ms; sync {found['sync']}, commit form {found['commit_form']}"
     )
     return "\n".join((head, "", *body))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from schemas.resources import Resource
 from tests.bench.floor import Turn, floor, make_stream, sample_turn
-from tests.bench.machine import commit, machine
+from tests.bench.machine import commit, load, machine
 from tests.bench.mcp_alone import mcp_alone
 from tests.bench.memory import commercial_llms, idle, park
 from tests.bench.recovery import recovery
@@ -86,6 +86,7 @@ async def measure(directory: Path, budget: Budget) -> Results:
         found |= await _storage(system, budget, scripts["long"].name)
         found |= await _parked(system, budget)
         found |= await _recovery(system, budget, scripts["slow"].name)
+        found["machine"]["load_after"] = load()
         found["server_log_errors"] = system.server.log.read_text(errors="replace").count("[ERR]")
     return found
 
