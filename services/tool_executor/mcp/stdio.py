@@ -145,6 +145,7 @@ class StdioServer:
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValueError:
             logger.debug("%s: %d bytes on standard output are not a message", self._name, len(line))
+            await asyncio.sleep(0)  # nothing else here waits, and a server may go on like this for ever
             return
         await to_session.send(SessionMessage(message))
 
@@ -167,6 +168,7 @@ class StdioServer:
                 if words := self._launch.redact(line).strip():
                     self._words.append(words[:WORD_LENGTH_MAX])
                     logger.debug("%s says: %s", self._name, words[:WORD_LENGTH_MAX])
+            await asyncio.sleep(0)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         await self._exited.wait()

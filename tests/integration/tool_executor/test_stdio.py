@@ -14,7 +14,7 @@ from schemas.resources import EnvVar, SecretKeyRef, SecretSource, ToolPolicy
 from schemas.tools import tool_table
 from services.runtime.settings import Settings
 from services.tool_executor.core.results import RESULT_BYTES_MAX
-from services.tool_executor.mcp import connection, pool, stdio
+from services.tool_executor.mcp import connection, pool, session, stdio
 from tests.support.mcp_servers.bench import Bench, alive, kitchen, on_bench, plain, record_of, stdio_server, until
 
 LONG = "n" * 100
@@ -378,6 +378,49 @@ async def test_words_that_are_no_messages_are_overheard(record: Path) -> None:
         await bench.declare(plain("chatty", record, garbage=True))
         await bench.until_ready("chatty")
         assert (await called(bench, "chatty__echo"))["tool"] == "echo"
+
+
+async def test_a_server_that_floods_its_output_harms_no_other(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("good", record))
+        await bench.until_ready("good")
+        await bench.declare(plain("flood", record, flood=True), servers=("good", "flood"))
+        await bench.until_ready("flood")
+        for n in range(10):
+            task = await bench.ask("good__echo", {"n": n})
+            assert (await bench.until_result(task, within_s=5)).outcome == "succeeded"
+
+
+async def test_an_answer_that_is_too_long_ends_the_connection_and_nothing_else(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "MESSAGE_BYTES_MAX", 100_000)
+    monkeypatch.setattr(stdio, "EXIT_GRACE_S", 0.2)
+    repeat = ToolPolicy(tool="huge", read_only=False, idempotent=False)
+    async with on_bench() as bench:
+        await bench.declare(kitchen("kitchen", record, policies=[repeat]))
+        await bench.until_ready("kitchen")
+        assert (await bench.call("kitchen__huge", {"size": 1_000_000})).outcome == "unknown"
+        assert (await bench.call("kitchen__pair")).outcome == "succeeded"
+
+
+async def test_a_server_that_hangs_is_noticed_and_replaced(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CHECK_S", 0.2)
+    monkeypatch.setattr(session, "ASK_TIMEOUT_S", 0.5)
+    tools = [
+        {"name": "pid", "does": "pid", "annotations": {"readOnlyHint": True}},
+        {"name": "wait", "does": "sleep"},
+    ]
+    async with on_bench() as bench:
+        await bench.declare(plain("plain", record, tools=tools))
+        await bench.until_ready("plain")
+        before = int((await bench.call("plain__pid")).content)
+        task = await bench.ask("plain__wait")
+        await until(lambda: "wait" in record_of(record), "a call is under way")
+        os.kill(before, signal.SIGSTOP)
+        assert (await bench.until_result(task, within_s=5)).outcome == "unknown"
+        assert int((await bench.call("plain__pid")).content) != before
+        assert not alive(before)
 
 
 async def test_a_call_waits_for_a_server_that_is_being_started(record: Path) -> None:

@@ -39,7 +39,7 @@ from services.runtime.replica import Replica
 from services.runtime.settings import Settings
 from services.tool_executor.main import build
 
-WAIT_S = 15.0
+WAIT_S = 30.0
 ROOT = Path(__file__).resolve().parents[3]
 
 

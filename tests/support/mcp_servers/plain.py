@@ -5,6 +5,7 @@
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
+    flood     say nothing but empty lines, without end, once it was greeted
     stubborn  ignore the end of input and SIGTERM
     fail      say this on standard error and leave with status 3
 What happens is noted in the file `$RECORD`, if there is one.
@@ -17,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,12 @@ async def call(params: dict[str, Any]) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}]}
 
 
+def flood() -> None:
+    """Never stop."""
+    while True:
+        os.write(1, b"\n" * 65536)
+
+
 async def answer(message: dict[str, Any]) -> None:
     """Answer a request."""
     method: str = message["method"]
@@ -93,6 +101,8 @@ async def answer(message: dict[str, Any]) -> None:
             say({"id": message["id"], "error": {"code": -32601, "message": f"no method {method}"}})
             return
     say({"id": message["id"], "result": result})
+    if method == "tools/list" and CONFIG.get("flood"):
+        threading.Thread(target=flood, daemon=True).start()
 
 
 async def main() -> None:
