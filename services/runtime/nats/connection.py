@@ -78,6 +78,7 @@ class Connection:
 
     async def open(self) -> None:
         """Connect; raises `Unavailable` with the reason if that takes too long or is refused."""
+        check_files(self._settings)
         self._opening = spawn(self._client.connect(**self._options()), name="nats:connect")
         await asyncio.wait((self._opening,), timeout=CONNECT_S)
         if self._opening.done() and not self._opening.cancelled() and self._opening.exception() is None:
@@ -253,7 +254,7 @@ class Connection:
 
     async def _until_connected(self, timeout_s: float) -> None:
         if self._client.is_closed:
-            raise NoResponders("the connection to NATS is closed")
+            raise Unavailable("the connection to NATS is closed")
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
@@ -334,6 +335,17 @@ class Connection:
         self._interrupt("the connection to NATS is closed")
         if not self._closing and self._on_closed is not None:
             self._on_closed()
+
+
+def check_files(settings: Settings) -> None:
+    """Refuse a file that cannot be read; the client would only look at it when a server asks for it."""
+    for setting in ("nats_creds", "nats_nkey_seed_file", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"):
+        path: str = getattr(settings, setting)
+        try:
+            if path:
+                Path(path).read_bytes()
+        except OSError as error:
+            raise Unavailable(f"HOLDFAST_{setting.upper()}: {error}") from error
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
