@@ -16,8 +16,9 @@ from services.runtime.tasks import spawn
 from tests.bench.system import System
 from tests.bench.turns import run_tasks
 
-STARTED_S = 0.5
-"""How long the tasks run before."""
+STARTED_TURN = 3
+"""Every task is at least here when the replica is stopped."""
+START_S = 60.0
 FROZEN_S = 0.1
 HELD_S = 0.5
 """A task that never stood still as long as this was in nobody's hands at the kill."""
@@ -31,7 +32,8 @@ async def recovery(system: System, agent: str, service: str, *, tasks: int, turn
     victim = system.replicas(service)[0]
     names = [f"{run}-{service}-{n}" for n in range(tasks)]
     running = spawn(run_tasks(system, agent, names, turns=turns), name=run)
-    await asyncio.sleep(STARTED_S)
+    for name in names:
+        await system.until_stored(system.task(name).model_command(STARTED_TURN, 1), within_s=START_S)
     victim.freeze()
     await asyncio.sleep(FROZEN_S)
     victim.kill()

@@ -29,7 +29,7 @@ from services.runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "default"
-START_S = 30.0
+START_S = 60.0
 PLANNER, GATEWAY, EXECUTOR = "planner", "llm-gateway", "tool-executor"
 SERVICES = (PLANNER, GATEWAY, EXECUTOR)
 
