@@ -64,7 +64,26 @@ def task_document(
     calls: Iterable[ToolCallView] = (),
 ) -> Document:
     """A task; with its request, conversation and tool calls where they were read."""
+    status = _task_status(state, revision)
+    if output is not None:
+        status["output"] = output
+    if messages is not None:
+        status["contextWindow"] = list(messages)
+    if listed := [toolcall_status(call) for call in calls]:
+        status["toolCalls"] = listed
+    said: Document = {"agentRef": {"name": state.agent}}
+    if spec is not None:
+        said |= {key: value for key, value in _fields(spec).items() if key in _ASKED and value}
+    metadata = _metadata(state.task, state.namespace, state.labels, {})
+    return plain({"apiVersion": API_VERSION, "kind": "Task", "metadata": metadata, "spec": said, "status": status})
+
+
+_ASKED = ("userMessage", "contextWindow", "limits")
+
+
+def _task_status(state: State, revision: int) -> Document:
     view = describe_state(state)
+    spend = state.spend
     status: Document = {
         "phase": view.phase,
         "ready": view.ready,
@@ -76,38 +95,17 @@ def task_document(
         "startTime": state.created_at,
         "updateTime": state.updated_at,
         "spend": {
-            "modelCalls": state.spend.model_calls,
-            "inputTokens": state.spend.input_tokens,
-            "outputTokens": state.spend.output_tokens,
-            "costUsd": state.spend.cost_usd,
+            "modelCalls": spend.model_calls,
+            "inputTokens": spend.input_tokens,
+            "outputTokens": spend.output_tokens,
+            "costUsd": spend.cost_usd,
         },
     }
     if isinstance(state, Ended):
         status["completionTime"] = state.ended_at
     if view.error:
         status["error"] = view.error
-    if output is not None:
-        status["output"] = output
-    if messages is not None:
-        status["contextWindow"] = list(messages)
-    if listed := [toolcall_status(call) for call in calls]:
-        status["toolCalls"] = listed
-    said: Document = {"agentRef": {"name": state.agent}}
-    if spec is not None:
-        said |= {
-            key: value
-            for key, value in _plain_dict(spec).items()
-            if key in ("userMessage", "contextWindow", "limits") and value
-        }
-    return plain(
-        {
-            "apiVersion": API_VERSION,
-            "kind": "Task",
-            "metadata": _metadata(state.task, state.namespace, state.labels, {}),
-            "spec": said,
-            "status": status,
-        }
-    )
+    return status
 
 
 def toolcall_document(call: ToolCallView) -> Document:
@@ -150,7 +148,7 @@ def plain(value: Mapping[str, Any]) -> Document:
     return converted  # pyright: ignore[reportUnknownVariableType]  # to_builtins of a mapping is one
 
 
-def _plain_dict(value: msgspec.Struct) -> Document:
+def _fields(value: msgspec.Struct) -> Document:
     converted = msgspec.to_builtins(value)
     assert isinstance(converted, dict)
     return converted  # pyright: ignore[reportUnknownVariableType]  # to_builtins of a struct is a mapping

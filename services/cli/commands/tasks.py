@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
 import msgspec
 import typer
 
-from schemas.ids import InvalidId, check_resource_name, check_token
-from schemas.requests import InvalidRequest, Limits, SubmitTask, check_task_input
+from schemas.requests import SubmitTask
 from schemas.subjects import TaskSubjects
-from schemas.task import Cancelled, Failed, FinalAnswer, State
+from schemas.task import Cancelled, Failed, FinalAnswer, State, Waiting
 from services.cli.client import Client
 from services.cli.commands.resources import parsed_files
 from services.cli.completion import complete_agents, complete_tasks
@@ -22,12 +20,13 @@ from services.cli.connect import connected
 from services.cli.describe import event_rows
 from services.cli.events import event_lines
 from services.cli.exits import ExitCode, Stop
-from services.cli.follow import Follower, Happening, StateSeen
+from services.cli.follow import Follower, StateSeen
 from services.cli.kinds import kind_named
 from services.cli.listing import details, find, output_of
 from services.cli.narrator import Narrator, narrator
 from services.cli.options import Files, Target, note, on_bus
 from services.cli.render import show_documents, write
+from services.cli.requests import checked, labels_of, limits_of
 
 AgentArgument = Annotated[
     str, typer.Argument(metavar="AGENT", help="The agent's name.", autocompletion=complete_agents)
@@ -235,7 +234,10 @@ async def watched(client: Client, task: TaskSubjects, teller: Narrator | None, t
     try:
         async with asyncio.timeout(timeout_s):
             async for happening in Follower(client, task).run():
-                last = _state_of(happening) or last
+                if isinstance(happening, StateSeen):
+                    last = happening.state
+                    if teller is None and isinstance(last, Waiting):
+                        note(f"task {task.task} waits: {last.reason}")
                 if teller is not None:
                     teller.tell(happening)
     except TimeoutError:
@@ -250,10 +252,6 @@ async def watched(client: Client, task: TaskSubjects, teller: Narrator | None, t
             teller.close()
     assert last is not None
     return last
-
-
-def _state_of(happening: Happening) -> State | None:
-    return happening.state if isinstance(happening, StateSeen) else None
 
 
 def _hint(task: TaskSubjects) -> str:
@@ -288,47 +286,6 @@ async def _last(client: Client, task: TaskSubjects, state: State) -> str | None:
     from services.cli.history import decoded  # noqa: PLC0415
 
     return output_of(state, decoded(await client.log_of(task).read([state.window[-1]])))
-
-
-# --- requests ---------------------------------------------------------------------------
-
-
-def limits_of(max_turns: int | None, max_tokens: int | None, max_cost: str, deadline: float | None) -> Limits:
-    """The limits that were given."""
-    cost: Decimal | None = None
-    if max_cost:
-        try:
-            cost = Decimal(max_cost.removeprefix("$"))
-        except InvalidOperation:
-            raise Stop(f"--max-cost {max_cost!r} is not a number of US dollars", ExitCode.USAGE) from None
-        if not cost > 0:
-            raise Stop(f"--max-cost must be more than 0, not {max_cost}", ExitCode.USAGE)
-    if deadline is not None and not deadline > 0:
-        raise Stop(f"--deadline must be more than 0, not {deadline:g}", ExitCode.USAGE)
-    return Limits(max_turns=max_turns, max_tokens=max_tokens, max_cost_usd=cost, deadline_s=deadline)
-
-
-def labels_of(given: list[str] | None) -> dict[str, str]:
-    """Labels from `key=value` texts."""
-    found: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise Stop(f"--label {text!r} must be KEY=VALUE", ExitCode.USAGE)
-        found[key] = value
-    return found
-
-
-def checked(request: SubmitTask) -> SubmitTask:
-    """The request, if it is one that a planner can accept; the command ends otherwise."""
-    try:
-        check_resource_name("AGENT", request.agent_name)
-        if request.name:
-            check_token("--name", request.name)
-        check_task_input(request.user_message, request.context_window)
-    except (InvalidId, InvalidRequest) as error:
-        raise Stop(str(error), ExitCode.REFUSED) from error
-    return request
 
 
 def _user() -> str:

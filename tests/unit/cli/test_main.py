@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from schemas.requests import Limits
-from services.cli.commands.tasks import labels_of, limits_of
 from services.cli.dev import locked, replicas_of
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.main import run
+from services.cli.requests import labels_of, limits_of
 from services.cli.serve import SERVICES, chosen
 
 AGENT = """\
