@@ -88,6 +88,16 @@ def free_port() -> int:
         return port
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def config(*, port: int, store: Path, log: Path) -> str:
     """The embedded server's configuration."""
     return f"""\
@@ -149,8 +159,10 @@ class EmbeddedServer:
         try:
             async with asyncio.timeout(START_S):
                 await self._ready()
-        except TimeoutError:
+        except BaseException as error:  # also when the start is broken off: no process may stay behind
             await self.stop()
+            if not isinstance(error, TimeoutError):
+                raise
             raise ServerError(f"nats-server did not answer within {START_S:.0f} s\n{self._log_tail()}") from None
         (self._directory / "port").write_text(f"{self.port}\n")
 
@@ -174,13 +186,13 @@ class EmbeddedServer:
 
     def _choose_port(self) -> int:
         if self._wanted_port:
+            if not _is_free(self._wanted_port):
+                raise ServerError(f"port {self._wanted_port} is in use; give another, or none for a free one")
             return self._wanted_port
         with contextlib.suppress(OSError, ValueError):
             before = int((self._directory / "port").read_text())
-            with socket.socket() as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(("127.0.0.1", before))
-            return before
+            if _is_free(before):
+                return before
         return free_port()
 
     async def _ready(self) -> None:
