@@ -41,6 +41,7 @@ class NatsServer:
         sync: str = "always",
         cluster: str = "",
         extra: str = "",
+        ack_form_v2: bool = False,
     ) -> None:
         self.name = name
         self.port = free_port()
@@ -54,7 +55,7 @@ listen: 127.0.0.1:{self.port}
 max_payload: {max_payload}
 logfile: "{self.log}"
 jetstream {{ store_dir: "{self.directory / "store"}", sync_interval: {sync} }}
-feature_flags {{ js_ack_fc_v2: false }}
+feature_flags {{ js_ack_fc_v2: {str(ack_form_v2).lower()} }}
 {cluster}
 {extra}
 """)
@@ -188,10 +189,10 @@ class NatsCluster:
 
 @contextlib.contextmanager
 def nats_server(
-    directory: Path, *, max_payload: int = 8 << 20, sync: str = "always", extra: str = ""
+    directory: Path, *, max_payload: int = 8 << 20, sync: str = "always", extra: str = "", ack_form_v2: bool = False
 ) -> Generator[NatsServer]:
     """A running server, stopped at the end."""
-    server = NatsServer(directory, max_payload=max_payload, sync=sync, extra=extra)
+    server = NatsServer(directory, max_payload=max_payload, sync=sync, extra=extra, ack_form_v2=ack_form_v2)
     try:
         server.start()
         yield server

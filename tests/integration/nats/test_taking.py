@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from services.runtime.nats.pull import SILENCE_S
 from services.runtime.nats.queue import NatsQueue
 from services.runtime.ports import Delivery, Outgoing
 from services.runtime.tasks import spawn
-from tests.support.nats_server import Connect, NatsServer
+from tests.support.nats_server import Connect, NatsServer, nats_server
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
@@ -241,3 +242,24 @@ async def test_an_answer_never_raises(server: NatsServer, connected: Connect, an
             await delivery.working()
     await bus.close()
     await delivery.ack()
+
+
+async def test_the_newer_form_of_acknowledgement_subjects_is_understood(tmp_path: Path, connected: Connect) -> None:
+    """It is off by default, and stops the client's own ordered consumers and watches where it is on."""
+    with nats_server(tmp_path, ack_form_v2=True) as server:
+        bus = await connected(server.url)
+        seq = await bus.log(0).record(Outgoing(TASK.submitted, b"{}"))
+        queue = await bus.queue(PLANNER, 0)
+        (delivery,) = await queue.take(1)
+        entry = await bus.log(0).get(TASK.submitted)
+        assert entry is not None
+        assert len(delivery._reply.split(".")) > 9  # type: ignore[attr-defined]  # the adapter's own class
+        assert (delivery.seq, delivery.delivered, delivery.at) == (seq, 1, entry.at)
+        await delivery.nak(0)
+        (again,) = await queue.take(1)
+        assert (again.seq, again.delivered) == (seq, 2)
+        revision = await bus.resources.put("a", b"1")
+        async for found in bus.resources.watch():
+            assert found is not None
+            assert found.revision == revision
+            break
