@@ -77,10 +77,10 @@ class Agents:
             if verdict == READY:
                 ready.add(name)
             await self._resources.set_status("Agent", *name, status=verdict.status, detail=verdict.detail)
-        news = ready - self._ready
-        self._ready = ready
-        if news:
+        if news := ready - self._ready:
+            self._ready &= ready
             await woken(news)
+        self._ready = ready
 
     def _evaluate(self, agent: Agent) -> Verdict:
         namespace = agent.metadata.namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
 from schemas.dead_letters import DeadReason
@@ -30,7 +31,7 @@ from services.planner.core.inputs import (
     ToolsAnswered,
     Undeliverable,
 )
-from services.planner.core.outstanding import Timer
+from services.planner.core.outstanding import Timer, needs
 from services.planner.core.policy import recheck_after
 from services.planner.steps import NOT_YET, NotYet
 from services.runtime.errors import RetryLater
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from services.runtime.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
+
+EARLY_S = 0.1
+EARLY_MAX = 6
+"""How often a timer is handed back that no state needs yet; in all, that is some 12 seconds."""
 
 OVERTOOK_S = 0.2
 """How long an event waits that came before the one that begins its task was handled."""
@@ -163,38 +168,47 @@ class Events:
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
             self._traces.span(f"timer {fired.timer}", parent, kind="consumer"),
         ):
+            # The server never fires early, so it is `due` by now, whatever the clock of this machine says.
+            now = max(fired.due, self._bus.clock.now())
             match fired.timer:
                 case "deadline":
-                    await self.deadline(task, inbound.subject)
+                    moved = await self.deadline(task, inbound.subject, now)
                 case "retry":
-                    await self.retry(task)
+                    moved = await self.retry(task, now)
                 case "recheck":
-                    await self._recheck(task, inbound)
+                    moved = await self._recheck(task, inbound)
                 case _:
                     assert_never(fired.timer)
+            if not moved and inbound.delivered <= EARLY_MAX:
+                await self._hand_back_if_needed(task, fired, inbound.delivered)
 
-    async def deadline(self, task: TaskSubjects, subject: str) -> bool:
+    async def _hand_back_if_needed(self, task: TaskSubjects, fired: TimerFired, delivered: int) -> None:
+        """A timer is set before the state that needs it is written, and may fire before that, too."""
+        if needs((await self._table.load(task, 0)).state, fired):
+            raise RetryLater(f"the state of task {task.task} is behind its timer", after_s=EARLY_S * 2**delivered)
+
+    async def deadline(self, task: TaskSubjects, subject: str, now: datetime) -> bool:
         """End a task whose deadline has passed."""
 
         async def decide(state: State | None) -> Input | None:
-            return None if state is None else DeadlinePassed(subject=subject, at=self._bus.clock.now())
+            return None if state is None else DeadlinePassed(subject=subject, at=now)
 
         return await self._steps.step(task, decide, at_least=0, again=True)
 
-    async def retry(self, task: TaskSubjects) -> bool:
+    async def retry(self, task: TaskSubjects, now: datetime) -> bool:
         """Try a model call again if it is time."""
 
         async def decide(state: State | None) -> Input | None:
-            return None if state is None else RetryDue(at=self._bus.clock.now())
+            return None if state is None else RetryDue(at=now)
 
         return await self._steps.step(task, decide, at_least=0, again=True)
 
-    async def _recheck(self, task: TaskSubjects, inbound: Inbound) -> None:
-        if await self._steps.look_at_agent(task):
-            return
+    async def _recheck(self, task: TaskSubjects, inbound: Inbound) -> bool:
+        moved = await self._steps.look_at_agent(task)
         state = (await self._table.load(task, 0)).state
         if isinstance(state, Waiting):
             now = self._bus.clock.now()
             due = now + recheck_after(state.since, now)
             timer = Timer(kind="recheck", id="recheck", due=due)
             await self._table.set_timer(task, timer, inbound.headers)
+        return moved

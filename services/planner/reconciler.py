@@ -141,7 +141,7 @@ class Reconciler:
             return
         try:
             if state.deadline is not None and now - state.deadline > GRACE:
-                if await self._events.deadline(task, task.state):
+                if await self._events.deadline(task, task.state, now):
                     self._repaired(task, "deadline")
                 return
             await self._look_at_phase(task, state)
@@ -154,7 +154,8 @@ class Reconciler:
             case Initializing() | Waiting():
                 await self._steps.look_at_agent(task)
             case RetryingModel(not_before=due):
-                if self._bus.clock.now() - due > GRACE and await self._events.retry(task):
+                now = self._bus.clock.now()
+                if now - due > GRACE and await self._events.retry(task, now):
                     self._repaired(task, "timer")
             case AwaitingModel(turn=turn, attempt=attempt):
                 await self._look_for_event(task, state, [task.model_event(turn, attempt)])

@@ -146,7 +146,7 @@ class Requests:
     async def _cancel(self, namespace: str, request: CancelTask) -> Reply:
         task = self._task(namespace, check_token("task", request.task))
         log = self._bus.log(task.partition)
-        if await log.get(task.submitted) is None:
+        if await log.get(task.submitted) is None and not await log.subjects(task.submitted):
             return _not_found(task)
         event = CancelRequested(at=self._bus.clock.now(), by=request.by[:200], reason=request.reason[:1000])
         await log.record(Outgoing(task.cancel, encode(event)))

@@ -8,7 +8,7 @@ from typing import assert_never
 import msgspec
 
 from schemas.commands import CallModel, RunTool
-from schemas.events import TimerKind, ToolFinished
+from schemas.events import TimerFired, TimerKind, ToolFinished
 from schemas.messages import ToolOutcome
 from schemas.task import (
     AwaitingModel,
@@ -17,6 +17,7 @@ from schemas.task import (
     Failed,
     FinalAnswer,
     Initializing,
+    Live,
     OpenCalls,
     RetryingModel,
     State,
@@ -86,6 +87,37 @@ def timers(state: State) -> tuple[Timer, ...]:
         case _:
             assert_never(state)
     return tuple(needed)
+
+
+def needs(state: State | None, fired: TimerFired) -> bool:
+    """Whether this state, or one that is still to come, has to be moved by a timer that has fired."""
+    if isinstance(state, FinalAnswer | Failed | Cancelled):
+        return False
+    match fired.timer:
+        case "deadline":
+            return True
+        case "retry":
+            if state is None:
+                return False
+            awaited = (fired.turn, fired.attempt)
+            return _last_call(state) < awaited or (isinstance(state, RetryingModel) and _last_call(state) == awaited)
+        case "recheck":
+            return False
+        case _:
+            assert_never(fired.timer)
+
+
+def _last_call(state: Live) -> tuple[int, int]:
+    """Turn and attempt of the model call that a state is about."""
+    match state:
+        case Initializing():
+            return (0, 0)
+        case Waiting() | AwaitingModel() | RetryingModel():
+            return (state.turn, state.attempt)
+        case AwaitingTools():
+            return (state.turn + 1, 0)
+        case _:
+            assert_never(state)
 
 
 def _closings(calls: OpenCalls | None, outcome: ToolOutcome, content: str, at: datetime) -> tuple[ToolFinished, ...]:
