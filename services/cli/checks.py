@@ -52,7 +52,15 @@ def check_resource(resource: Resource) -> list[Finding]:
 
 def check_task(spec: TaskManifestSpec) -> list[Finding]:
     """What contradicts itself in a task."""
-    found = list(_check_refs([(("spec", "agentRef", "name"), spec.agent_ref)]))
+    found: list[Finding] = []
+    if spec.agent_ref is None and not spec.agent_name:
+        found.append((("spec", "agentRef"), "required and missing"))
+    elif spec.agent_ref is not None and spec.agent_name:
+        found.append((("spec", "agentName"), "only one of agentRef and agentName can be given"))
+    elif spec.agent_ref is not None:
+        found += _check_refs([(("spec", "agentRef", "name"), spec.agent_ref)])
+    else:
+        found += _check_refs([(("spec", "agentName"), Ref(name=spec.agent_name))])
     found += _check_limits(spec.limits)
     window = None if spec.context_window is None else tuple(as_message(message) for message in spec.context_window)
     try:

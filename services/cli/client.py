@@ -1,10 +1,13 @@
 """What the command line asks of the bus: resources, requests, tasks.
 
-Everything here goes through the ports of `services.runtime`; nothing is cached and nothing is retried but a lost race.
+Everything here goes through the ports of `services.runtime`. Nothing is cached; what is tried again is a lost race, and
+a request without an answer.
 """
 
 from __future__ import annotations
 
+import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -27,7 +30,10 @@ Applied = Literal["created", "configured", "unchanged"]
 
 RACES_MAX = 5
 """How often somebody else may change a resource while it is being applied."""
-ASK_TIMEOUT_S = 10.0
+ASK_S = 6.0
+"""How long a planner may take to answer, or to come back."""
+ASK_ONCE_S = 3.0
+ASK_AGAIN_S = 0.2
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -48,8 +54,9 @@ class StoredTask(msgspec.Struct, frozen=True):
 class Client:
     """A bus, as the commands use it."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, ask_once_s: float = ASK_ONCE_S) -> None:
         self.bus = bus
+        self._ask_once_s = ask_once_s
 
     # --- resources ----------------------------------------------------------------------
 
@@ -114,8 +121,7 @@ class Client:
 
     async def submit(self, namespace: str, request: SubmitTask, *, message_id: str = "") -> Accepted:
         """Start a task. The same message id, or the same name and content, is the same task."""
-        headers = {subjects.MSG_ID: message_id} if message_id else {}
-        return await self._ask(namespace, "submit", request, headers)
+        return await self._ask(namespace, "submit", request, {subjects.MSG_ID: message_id or uuid.uuid4().hex})
 
     async def cancel(self, namespace: str, task: str, *, by: str, reason: str) -> Accepted:
         """Ask for a task to be cancelled; it is some moments later."""
@@ -126,12 +132,19 @@ class Client:
         return await self._ask(namespace, "delete", DeleteTask(task=task), {})
 
     async def _ask(self, namespace: str, verb: str, request: msgspec.Struct, headers: dict[str, str]) -> Accepted:
+        """Ask a planner; again if none answers, because every request may be repeated."""
         subject = subjects.ask(_checked_namespace(namespace), verb)
-        try:
-            answer = await self.bus.signals.request(subject, encode(request), headers, timeout_s=ASK_TIMEOUT_S)
-        except Unavailable as error:
-            fix = "start the services with `holdfast dev` or `holdfast serve all`"
-            raise Stop(f"no planner answered the request ({error}): {fix}", ExitCode.UNREACHABLE) from error
+        clock = self.bus.clock
+        deadline = clock.now() + timedelta(seconds=ASK_S)
+        while True:
+            try:
+                answer = await self.bus.signals.request(subject, encode(request), headers, timeout_s=self._ask_once_s)
+                break
+            except Unavailable as error:
+                if clock.now() >= deadline:
+                    fix = "start the services with `holdfast dev` or `holdfast serve all`"
+                    raise Stop(f"no planner answered the request ({error}): {fix}", ExitCode.UNREACHABLE) from error
+                await clock.sleep(ASK_AGAIN_S)
         reply = decode(answer.data, cast("type[Reply]", Reply))
         if isinstance(reply, Rejected):
             raise Stop(reply.error, _REJECTIONS[reply.code])

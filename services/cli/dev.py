@@ -144,7 +144,7 @@ class _Dev:
             raise Stop(str(error), ExitCode.REFUSED) from error
 
     def _start_services(self, url: str) -> None:
-        env = service_env(os.environ, url)
+        env = service_env(os.environ, url, HOLDFAST_HTTP_PORT="0")
         for service, count in self._replicas.items():
             for n in range(1, count + 1):
                 self._supervisor.start(service if count == 1 else f"{service}-{n}", service_command(service), env)
@@ -175,6 +175,10 @@ class _Dev:
             draft.replace(self._options.once_ready_file)
         services = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in self._replicas.items())
         self._printer.say(f"ready at {url} ({services}); data in {self._data_dir}")
+        for child in self._supervisor.children.values():
+            self._printer.say(
+                f"  {child.name}: process {child.pid}, metrics at http://127.0.0.1:{child.http_port}/metrics"
+            )
         self._printer.say("next, in another terminal:")
         self._printer.say("  holdfast apply -f examples/helper.yaml --wait")
         self._printer.say('  holdfast run helper "What time is it in Tokyo?"')

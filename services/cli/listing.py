@@ -20,6 +20,7 @@ from services.cli.kinds import KindInfo
 from services.cli.text import age, one_line, stamp, yes
 from services.cli.toolcalls import ToolCallView, parse_name, toolcalls
 
+READ_AT_ONCE = 256
 CELL_WIDTH = 50
 """Characters of free text in a table's cell."""
 
@@ -138,13 +139,14 @@ async def _outputs(client: Client, tasks: Sequence[StoredTask]) -> list[str | No
             seqs.setdefault(partition, []).append(stored.state.window[-1])
     answers: dict[tuple[str, int], str] = {}
     for partition, wanted in seqs.items():
-        try:
-            records = decoded(await client.bus.log(partition).read(wanted))
-        except LookupError:
-            records = []  # a task was removed meanwhile
-        for record in records:
-            if isinstance(record.fact, ModelAnswered):
-                answers[task_of(record.subject).task, record.seq] = record.fact.message.content
+        for start in range(0, len(wanted), READ_AT_ONCE):
+            try:
+                records = decoded(await client.bus.log(partition).read(wanted[start : start + READ_AT_ONCE]))
+            except LookupError:
+                continue  # a task was removed meanwhile
+            for record in records:
+                if isinstance(record.fact, ModelAnswered):
+                    answers[task_of(record.subject).task, record.seq] = record.fact.message.content
     return [
         answers.get((task.state.task, task.state.window[-1])) if isinstance(task.state, FinalAnswer) else None
         for task in tasks

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
+from schemas.wire import Malformed
 from services.cli.commands import deadletters, resources, serving, tasks
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
-from services.runtime.errors import RetryLater
+from services.runtime.errors import Refused, RetryLater
 
 HELP = """\
 Run LLM agents that do not lose their place.
@@ -76,19 +78,38 @@ def run(arguments: list[str] | None = None) -> int:
     # What libraries log is for services; a command says itself what goes wrong.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
+    output = sys.stdout
+    try:
         app(args=arguments, prog_name="holdfast")
     except SystemExit as end:
+        if sys.stdout is not output:
+            raise BrokenPipeError from end  # typer puts another in its place when the reader has left
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except Stop as stop:
         return _say(str(stop), stop.code)
     except RetryLater as error:
         return _say(f"the bus does not answer: {error}", ExitCode.UNREACHABLE)
+    except Refused as error:
+        return _say(str(error), ExitCode.REFUSED)
+    except Malformed as error:
+        return _say(f"what is stored cannot be read, a newer version may have written it: {error}", ExitCode.INTERNAL)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        raise
+    except Exception:  # noqa: BLE001 - the outermost frame: a defect must not look like a failed task, which is 1
+        traceback.print_exc()
+        return _say("this is a defect of holdfast; please report it with the lines above", ExitCode.INTERNAL)
     return ExitCode.OK
 
 

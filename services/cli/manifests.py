@@ -42,7 +42,9 @@ _SERVER_MADE = ("creationTimestamp", "generation", "managedFields", "resourceVer
 class TaskManifestSpec(Strict, frozen=True, kw_only=True):
     """A task as a manifest says it."""
 
-    agent_ref: Ref
+    agent_ref: Ref | None = None
+    agent_name: str = ""
+    """The same in the words of a request."""
     user_message: str | None = None
     context_window: tuple[ManifestMessage, ...] | None = None
     limits: Limits = Limits()
@@ -227,7 +229,7 @@ def _request(manifest: TaskManifest) -> SubmitTask:
     spec = manifest.spec
     window = spec.context_window
     return SubmitTask(
-        agent_name=spec.agent_ref.name,
+        agent_name=spec.agent_ref.name if spec.agent_ref else spec.agent_name,
         name=manifest.metadata.name,
         user_message=spec.user_message,
         context_window=None if window is None else tuple(as_message(message) for message in window),

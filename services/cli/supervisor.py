@@ -38,6 +38,8 @@ class LogLine(msgspec.Struct, frozen=True):
     action: str = ""
     at: str = ""
     detail: str = ""
+    port: int = 0
+    """Where a service that is ready serves its metrics."""
 
 
 OnLine = Callable[[LogLine], None]
@@ -57,6 +59,7 @@ class Child:
         self.cwd = cwd
         self.ready = asyncio.Event()
         self.pid: int | None = None
+        self.http_port = 0
         self.starts = 0
         self.last_words: list[str] = []
         self.restart = True
@@ -183,6 +186,7 @@ class Supervisor:
             parsed = parse_line(child.name, line)
             child.last_words = [*child.last_words[-9:], f"{parsed.message} {parsed.detail}".strip()]
             if parsed.action == "process.ready":
+                child.http_port = parsed.port
                 child.ready.set()
             self._on_line(parsed)
 
@@ -217,6 +221,7 @@ class _Line(msgspec.Struct):
     action: str = ""
     ts: str = ""
     error: str = ""
+    port: int | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Line)
@@ -228,7 +233,7 @@ def parse_line(child: str, line: bytes) -> LogLine:
         parsed = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return LogLine(child, line.decode(errors="replace").rstrip("\n"))
-    return LogLine(child, parsed.msg, parsed.level, parsed.action, parsed.ts, parsed.error)
+    return LogLine(child, parsed.msg, parsed.level, parsed.action, parsed.ts, parsed.error, parsed.port or 0)
 
 
 def how_it_ended(code: int) -> str:

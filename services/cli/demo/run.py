@@ -99,7 +99,7 @@ class _Demo:
     async def _start(self, supervisor: Supervisor, server: EmbeddedServer) -> None:
         self._teller.heading("1. Starting")
         for name, service in CHILDREN.items():
-            env = service_env(os.environ, server.url, HOLDFAST_REPLICA=name)
+            env = service_env(os.environ, server.url, HOLDFAST_REPLICA=name, HOLDFAST_HTTP_PORT="0")
             supervisor.start(name, service_command(service), env, cwd=str(self._stage.directory))
         await supervisor.until_ready(READY_S)
         self._teller.line(f"  nats-server {server.pid} at {server.url}; it syncs every write before it acknowledges it")

@@ -7,6 +7,7 @@ from schemas.dead_letters import DeadLetter, FailedAttempt
 from schemas.requests import Accepted, Rejected, SubmitTask
 from schemas.resources import LLM, Agent, AgentSpec, LLMSpec, Metadata, Ref, ResourceStatus
 from schemas.wire import encode
+from services.cli import client as client_module
 from services.cli.client import Client
 from services.cli.exits import ExitCode, Stop
 from services.cli.kinds import kind_named
@@ -83,7 +84,25 @@ async def test_a_refused_request_ends_the_command_with_the_planners_words() -> N
     assert (await Client(bus).submit("default", SubmitTask(agent_name="a", user_message="hi"))).task == "t"
 
 
-async def test_without_a_planner_the_command_says_how_to_start_one() -> None:
+async def test_a_request_without_an_answer_is_asked_again_with_the_same_id() -> None:
+    bus = MemoryBus()
+    heard: list[Signal] = []
+
+    async def answer(signal: Signal) -> None:
+        heard.append(signal)
+        if len(heard) == 2:
+            await bus.signals.publish(signal.reply, encode(Accepted(namespace="default", task="t")))
+
+    await bus.signals.subscribe(subjects.ASK_ALL, answer)
+    client = Client(bus, ask_once_s=0.05)
+    assert (await client.submit("default", SubmitTask(agent_name="a", user_message="hi"))).task == "t"
+    first, second = heard
+    assert first.headers == second.headers
+    assert first.headers["Nats-Msg-Id"]
+
+
+async def test_without_a_planner_the_command_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "ASK_S", 0.3)
     with pytest.raises(Stop, match="start the services with `holdfast dev`") as caught:
         await Client(MemoryBus()).submit("default", SubmitTask(agent_name="a", user_message="hi"))
     assert caught.value.code == ExitCode.UNREACHABLE

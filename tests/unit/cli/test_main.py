@@ -103,6 +103,25 @@ def test_a_wrong_command_line_ends_with_its_code_and_the_fix(
     assert text in said
 
 
+def test_a_defect_ends_with_70_and_not_like_a_failed_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("services.cli.commands.resources.parse", broken)
+    assert run(["apply", "--dry-run", "-f", str(Path(__file__))]) == 70
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "please report it" in said
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m services.cli.main completion bash | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 def test_manifests_are_checked_without_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(AGENT)
     (tmp_path / "b.yml").write_text(AGENT.replace("helper", "other"))

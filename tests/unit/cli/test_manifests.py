@@ -144,6 +144,16 @@ def test_a_predecessors_task_with_a_conversation_becomes_a_request() -> None:
     ]
 
 
+def test_a_task_may_name_its_agent_as_a_request_does() -> None:
+    found = parsed("""
+        apiVersion: holdfast.dev/v1
+        kind: Task
+        metadata: {name: t1}
+        spec: {agentName: helper, userMessage: Hello}
+        """)
+    assert found.submissions[0].request.agent_name == "helper"
+
+
 def test_limits_of_a_task_are_exact() -> None:
     found = parsed("""
         apiVersion: holdfast.dev/v1
@@ -311,6 +321,9 @@ def test_a_contact_channel_that_contradicts_itself_is_refused(spec: str, message
             "{llmRef: {name: x}, system: s, limits: {maxTurns: 0}}",
             "spec.limits.maxTurns: must be more than 0, not 0",
         ),
+        ("Task", "{userMessage: hi}", "spec.agentRef: required and missing"),
+        ("Task", "{agentRef: {name: a}, agentName: a, userMessage: hi}", "spec.agentName: only one of agentRef and"),
+        ("Task", "{agentName: A b, userMessage: hi}", "spec.agentName: name 'A b' may hold only"),
         ("Task", "{agentRef: {name: a}}", "spec: one of userMessage or contextWindow must be provided"),
         (
             "Task",
