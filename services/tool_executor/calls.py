@@ -125,6 +125,7 @@ class Caller:
                     self._ledger.not_used(call.ledger_subject, begun)
                 if not_started == ATTEMPTS_MAX:
                     raise NotNow(f"MCP server {call.server_name!r} took no call: {error}") from error
+                await self._clock.sleep(AGAIN_S * not_started)
             except Lost as error:
                 lost += 1
                 if not (call.policy.repeatable or call.policy.on_uncertain == "retry"):

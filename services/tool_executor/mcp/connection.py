@@ -38,6 +38,10 @@ STABLE_S = 30.0
 """A session that lived this long makes the next delay a short one again."""
 CHECK_S = 15.0
 """How often a session is asked whether it is alive."""
+RECHECK_S = 1.0
+FAILED_CHECKS_MAX = 3
+"""A session with calls in flight is not ended for one answer that fails to come."""
+DOUBT_S = 0.2
 CHECKS_PER_RELOAD = 20
 """The tools are loaded again at every so manieth check, in case the news of a change was lost."""
 DRAIN_S = 10.0
@@ -202,20 +206,26 @@ class Connection:
             await asyncio.wait({news})
 
     async def _look_after(self, session: Session) -> None:
+        failed = 0
         for checks in itertools.count(1):
-            await _any(session.closed, self._wake, session.doubt, timeout_s=CHECK_S)
+            await _any(session.closed, self._wake, session.doubt, timeout_s=RECHECK_S if failed else CHECK_S)
+            doubt = session.doubt.is_set()
+            if doubt:  # several at once are one
+                await _any(session.closed, self._wake, timeout_s=DOUBT_S)
+                session.doubt.clear()
             if session.closed.is_set() or self._stopping:
                 return
-            doubt = session.doubt.is_set()
-            session.doubt.clear()
-            await self._check(session, reload=doubt or checks % CHECKS_PER_RELOAD == 0)
+            try:
+                await self._check(session, reload=doubt or checks % CHECKS_PER_RELOAD == 0)
+                failed = 0
+            except ConnectFailed:
+                failed += 1
+                if not self._in_flight or failed == FAILED_CHECKS_MAX:
+                    raise
 
     async def _check(self, session: Session, *, reload: bool) -> None:
         before = session.tools
-        if reload:
-            await session.load_tools()
-        else:
-            await session.check()
+        await session.check(reload=reload)
         if session.tools != before:
             self._on_change()
 

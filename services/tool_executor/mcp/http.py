@@ -44,7 +44,7 @@ answered: ContextVar[Answered | None] = ContextVar("holdfast_mcp_answered", defa
 async def http_streams(launch: Launch) -> AsyncGenerator[TransportStreams]:
     """A connection to a server; what is yielded goes to the SDK's session."""
     client = httpx2.AsyncClient(
-        headers=dict(launch.headers),
+        headers={"Accept-Encoding": "identity", **launch.headers},
         timeout=httpx2.Timeout(CONNECT_TIMEOUT_S, read=launch.read_timeout_s),
         limits=httpx2.Limits(max_connections=launch.concurrency + 8, max_keepalive_connections=4),
         event_hooks={"request": [_hurry], "response": [_note]},
@@ -66,6 +66,9 @@ async def _hurry(request: httpx2.Request) -> None:
 async def _note(response: httpx2.Response) -> None:
     if (note := answered.get()) is not None:
         note.status = response.status_code
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        # What a compressed answer weighs is known only when it is unpacked.
+        raise httpx2.RemoteProtocolError("the server answered in an encoding that it was not asked for")
     if response.headers.get("content-type", "").lower().startswith("application/json"):
         response.stream = _Bounded(response.stream)
 

@@ -81,21 +81,25 @@ class Session:
         self.tools, self.left_out = _that_fit([tools[name] for name in sorted(tools)])
         for tool in self.tools:
             if tool != before.get(tool.name) and (why := unusable(tool.input_schema)):
+                words = self._launch.redact(why)
                 logger.warning(
-                    "arguments of %s's tool %r are not checked: %s",
+                    "%s: arguments of %r are not checked: %s",
                     self._name,
                     tool.name,
-                    self._launch.redact(why),
+                    words,
                     extra={"action": "mcp.schema"},
                 )
 
-    async def check(self) -> None:
-        """Ask whether the server still answers; raises if it does not."""
-        if self._modern:
-            await self.load_tools()
-            return
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            await self._client.session.send_ping()
+    async def check(self, *, reload: bool) -> None:
+        """See whether the server still answers, and with `reload`, which tools it has now. Raises `ConnectFailed`."""
+        try:
+            if reload or self._modern:  # the newer protocol has no ping
+                await self.load_tools()
+            else:
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    await self._client.session.send_ping()
+        except (MCPError, TimeoutError, RuntimeError, ValidationError) as error:
+            raise ConnectFailed(f"the server does not answer as it should: {_text(error)}") from error
 
     async def follow_changes(self) -> None:
         """Set `doubt` when the tools change, on a connection where that has to be asked for; otherwise return."""

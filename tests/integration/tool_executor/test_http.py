@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncGenerator
@@ -142,6 +143,31 @@ async def test_an_answer_without_end_does_not_fill_the_memory(monkeypatch: pytes
         await bench.declare(http_server("endless", url))
         status = await bench.until_status("endless", "Error", detail="Connection failed: ")
         assert "more than 100000 bytes" in status.status_detail
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked() -> None:
+    bomb = gzip.compress(b"[" + b"1," * 1_000_000)
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    head += f"Content-Length: {len(bomb)}\r\n"
+    async with answering(head, bomb) as url, on_bench() as bench:
+        await bench.declare(http_server("packed", url))
+        status = await bench.until_status("packed", "Error", detail="Connection failed: ")
+        assert "an encoding that it was not asked for" in status.status_detail
+
+
+async def test_one_bad_answer_does_not_end_the_calls_of_others(record: Path) -> None:
+    busy = record.with_name("record.busy")
+    with HttpKitchen(record) as server:
+        async with on_bench() as bench:
+            await bench.declare(http_server("kitchen", server.url))
+            await bench.until_ready("kitchen")
+            slow = await bench.ask("kitchen__effect", {"text": "pour", "seconds": 3})
+            await until(lambda: record_of(record) == ["pour"], "a call is under way")
+            busy.write_text("everything")
+            assert (await bench.call("kitchen__effect", {"text": "stir"})).outcome == "unknown"
+            await until(lambda: "busy list" in record_of(record), "the server was asked and did not answer")
+            busy.unlink()
+            assert (await bench.until_result(slow)).outcome == "succeeded"
 
 
 async def test_a_session_of_the_older_protocol_is_opened_and_ended_in_order(record: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,21 @@ async def grow(name: str, ctx: Context[Any, Any]) -> str:
     return "grown"
 
 
+def _refused() -> Sequence[str]:
+    """The methods that we are too busy for."""
+    busy = Path(os.environ["RECORD"] + ".busy")
+    if not busy.exists():
+        return ()
+    return ("tools/call", "tools/list") if busy.read_text() else ("tools/call",)
+
+
 def _guarded(app: ASGIApp, *, old: bool) -> ASGIApp:
-    """Let in who has the `$TOKEN`, if there is one; be overloaded while the file `$RECORD.busy` is there.
+    """Let in who has the `$TOKEN`, if there is one; be overloaded while the file `$RECORD.busy` is there:
+    with calls, and if there is something in the file, with lists of tools too.
 
     An `old` server does not know the newer protocol's first question.
     """
     token = os.environ.get("TOKEN")
-    busy = os.environ["RECORD"] + ".busy"
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         status = 0
@@ -159,8 +168,8 @@ def _guarded(app: ASGIApp, *, old: bool) -> ASGIApp:
                 status = 401
             elif old and method == "server/discover":
                 status = 404
-            elif method == "tools/call" and os.access(busy, os.F_OK):
-                note("busy")
+            elif method in _refused():
+                note("busy" if method == "tools/call" else "busy list")
                 status = 503
             elif scope["method"] == "DELETE":
                 note("goodbye")
