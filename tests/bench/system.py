@@ -214,7 +214,7 @@ class System:
     async def submit(self, agent: str, name: str, *, turns: int, message: str = "go") -> TaskSubjects:
         """Store a request for a task."""
         request = SubmitTask(agent_name=agent, name=name, user_message=message, limits=Limits(max_turns=turns))
-        await self.bus.signals.store(subjects.submit(NAMESPACE), encode(request), {})
+        await self.bus.signals.store(subjects.submit(NAMESPACE), encode(request), {subjects.MSG_ID: name})
         return self.task(name)
 
     def task(self, name: str) -> TaskSubjects:
