@@ -53,5 +53,5 @@ async def run_tasks(system: System, agent: str, names: Sequence[str], *, turns: 
     """Submit tasks and wait until the last of them has ended."""
     tasks = await asyncio.gather(*(system.submit(agent, name, turns=turns + 1) for name in names))
     for task in tasks:
-        await system.until_stored(task.model_event(turns, 1), within_s=30 + turns * len(names) * 0.05)
+        await system.until_stored(task.model_event(turns, 1), within_s=120 + turns * len(names) * 0.05)
     return list(tasks)
