@@ -28,6 +28,8 @@ ATTEMPTS_MAX = 3
 AGAIN_S = 0.2
 CONNECT_WAIT_S = 5.0
 """How long a call waits for its server's connection before the message is handed back."""
+RECONNECT_WAIT_S = 30.0
+"""The same for a call that was interrupted; long, because the attempts are counted only while it is in hand."""
 
 MAYBE = "It had been started, so it may or may not have taken effect. Find out before you repeat it."
 
@@ -137,7 +139,7 @@ class Caller:
                     begun = await self._ledger.again(call.log, call.ledger_subject, begun)
                     if begun is None:
                         raise RetryLater(f"another replica took {call.tool!r} over") from error
-            if not await call.server.ready(CONNECT_WAIT_S):
+            if not await call.server.ready(RECONNECT_WAIT_S):
                 raise NotNow(_not_connected(call))
 
     async def _once(self, call: Call) -> Reply:
