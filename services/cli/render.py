@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Form = Literal["table", "wide", "json", "yaml", "name"]
 
+GAP = "   "
+FREE_TEXT = frozenset({"PREVIEW", "OUTPUT", "ERROR", "MESSAGE", "DETAIL"})
+FREE_TEXT_MIN = 12
 _GOOD = frozenset({"true", "Ready", "FinalAnswer", "Succeeded"})
 _BAD = frozenset({"Error", "Failed", "TimedOut", "Unknown", "Rejected"})
 _WAITING = frozenset({"false", "Pending", "Initializing", "Running", "ToolCallsPending", "ReadyForLLM", "Cancelled"})
@@ -79,34 +82,49 @@ def show_tables(groups: Sequence[tuple[KindInfo, Sequence[Shown]]], *, wide: boo
             header.insert(0, "NAMESPACE")
             for row, item in zip(rows, items, strict=True):
                 row.insert(0, item.namespace)
-        show_rows(header, rows)
+        show_rows(header, rows, whole=wide)
 
 
-def show_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table."""
+def show_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:
+    """Print a table. On a terminal, free text is cut to make the lines fit, unless the whole of it is wanted."""
+    listed = list(rows)
     if is_terminal():
-        _show_rich(header, rows)
+        _show_coloured(header, listed, whole=whole)
     else:
-        write("\n".join(plain_rows(header, rows)))
+        write("\n".join(plain_rows(header, listed)))
 
 
 def plain_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A table as lines of aligned columns, nothing cut."""
     table = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[n]) for row in table) for n in range(len(header))]
-    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def _show_rich(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The widths of columns on lines of `width`: names and states are never cut, free text shares what is left."""
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    free = [n for n, name in enumerate(header) if name in FREE_TEXT]
+    left = width - len(GAP) * (len(header) - 1) - sum(widths[n] for n in range(len(header)) if n not in free)
+    while free and sum(widths[n] for n in free) > left:
+        widest = max(free, key=lambda n: widths[n])
+        if widths[widest] <= FREE_TEXT_MIN:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def _show_coloured(header: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for a terminal
-    from rich.table import Table  # noqa: PLC0415 - only for a terminal
+    from rich.text import Text  # noqa: PLC0415 - only for a terminal
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for n, name in enumerate(header):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=8 if n else 12)
-    for row in rows:
-        table.add_row(*(coloured(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    widths = fitted(header, rows, sys.maxsize if whole else console.width)
+    lines = [[Text(name, style="bold") for name in header], *([coloured(cell) for cell in row] for row in rows)]
+    for line in lines:
+        for cell, width in zip(line, widths, strict=True):
+            cell.truncate(width, overflow="ellipsis", pad=True)
+        console.print(Text(GAP).join(line), soft_wrap=True)
 
 
 def coloured(cell: str) -> Text:

@@ -9,7 +9,7 @@ import yaml
 from services.cli.exits import ExitCode, Stop
 from services.cli.kinds import KINDS, kind_named, kinds_named
 from services.cli.options import reflowed
-from services.cli.render import as_yaml, plain_rows, show_documents
+from services.cli.render import as_yaml, fitted, plain_rows, show_documents
 from services.cli.text import duration, money, one_line, safe, seconds_text
 from services.cli.toolcalls import parse_name
 
@@ -18,6 +18,14 @@ def test_columns_are_aligned_and_nothing_is_cut() -> None:
     rows = plain_rows(("NAME", "STATUS"), [("a", "Ready"), ("a-long-name", ""), ("b", "x" * 200)])
     assert rows[:3] == ["NAME          STATUS", "a             Ready", "a-long-name"]
     assert rows[3] == "b             " + "x" * 200
+
+
+def test_on_a_narrow_terminal_only_free_text_is_cut() -> None:
+    header = ("NAME", "PHASE", "PREVIEW", "OUTPUT")
+    row = ("helper-task-x7", "FinalAnswer", "p" * 40, "o" * 80)
+    assert fitted(header, [row], 200) == [14, 11, 40, 80]
+    assert fitted(header, [row], 100) == [14, 11, 33, 33]
+    assert fitted(header, [row], 20) == [14, 11, 12, 12]
 
 
 @pytest.mark.parametrize(
