@@ -47,7 +47,7 @@ def fsync_ms(directory: Path) -> list[float]:
     return took
 
 
-def commit() -> str:
+def revision() -> str:
     """The commit that is measured, with a plus sign if files differ from it; empty outside a checkout."""
     try:
         head = _git("rev-parse", "HEAD")

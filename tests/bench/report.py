@@ -87,7 +87,7 @@ def table(found: Mapping[str, Any]) -> str:
     head = (
         f"{host['cpus']} processors, {host['memory_gb']} GB, Python {host['python']}, load {host['load_before']}"
         f" before and {host['load_after']} after,"
-        f" fsync {host['fsync_ms_p50']} ms; sync {found['sync']}, commit form {found['commit_form']}"
+        f" fsync {host['fsync_ms_p50']} ms; sync {found['sync']}, commit form {found['commit']}"
     )
     return "\n".join((head, "", *body))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from schemas.resources import Resource
 from tests.bench.floor import Turn, floor, make_stream, sample_turn
-from tests.bench.machine import commit, load, machine
+from tests.bench.machine import revision, load, machine
 from tests.bench.mcp_alone import mcp_alone
 from tests.bench.memory import commercial_llms, idle, park
 from tests.bench.recovery import recovery
@@ -75,9 +75,9 @@ MCP_AT_ONCE = 16
 
 async def measure(directory: Path, budget: Budget) -> Results:
     """Measure everything."""
-    found: Results = {"sync": "always", "commit": commit(), "machine": machine(directory)}
+    found: Results = {"sync": "always", "revision": revision(), "machine": machine(directory)}
     async with running_system(directory) as system:
-        found["commit_form"] = system.bus.commit
+        found["commit"] = system.bus.commit
         await system.start(*SERVICES)
         scripts = await _apply(system, budget)
         found |= await _memory_idle(system)
