@@ -137,5 +137,6 @@ class _Demo:
             self._teller.tell(happening)
 
     def _on_line(self, line: LogLine) -> None:
-        self._log.write(f"{line.at or '-':<26} {line.child:<16} {line.level:<7} {line.message}\n{line.detail}")
+        detail = "".join(f"    {more}\n" for more in line.detail.splitlines())
+        self._log.write(f"{line.at or '-':<29} {line.child:<16} {line.level:<7} {line.message}\n{detail}")
         self._log.flush()
