@@ -207,9 +207,10 @@ class Consumer:
             # What is held at two looks in a row is spoken for: the first heartbeat comes within a third of the wait.
             await self._clock.sleep(self._queue.ack_wait_s / 6)
             held = dict(self._held)
-            for key in held_before & held.keys():
+            for key, delivery in held.items():
                 # One that does not get through is made up for by the next; a heartbeat that ended would give up
                 # everything that is in hand.
-                with contextlib.suppress(RetryLater):
-                    await held[key].working()
+                if key in held_before:
+                    with contextlib.suppress(RetryLater):
+                        await delivery.working()
             held_before = set(held)

@@ -162,3 +162,11 @@ async def test_what_is_forgotten_is_gone() -> None:
     windows.forget("k")
     windows.forget("k")
     assert (len(windows), windows.size) == (0, 0)
+
+
+async def test_an_answer_whose_receipt_comes_late_is_not_put_behind_what_came_after_it() -> None:
+    log, seqs = await stored(7)
+    windows = Windows()
+    await windows.get(log, "k", seqs[:5])  # type: ignore[arg-type]  # reads only
+    windows.add("k", seqs[1], *conversation(2)[1])
+    assert await windows.get(log, "k", seqs) == extend(Window(), conversation(2))  # type: ignore[arg-type]  # reads only

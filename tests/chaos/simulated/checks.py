@@ -1,0 +1,201 @@
+"""What must hold, whatever went wrong. Nothing here is shared with the services but the contract and the machine.
+
+Each check returns what it found wrong, in sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from schemas.commands import CallModel, RunTool
+from schemas.events import ModelAnswered, ModelFailed, ToolFinished, decode_task_event
+from schemas.messages import AssistantMessage, Message, ToolMessage
+from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
+from schemas.wire import decode, encode
+from services.planner.core.outstanding import outstanding
+from services.runtime.ports import Entry
+from tests.chaos.simulated.outside import said
+from tests.chaos.simulated.replay import explain
+from tests.chaos.simulated.scenario import CALL_COST_MAX
+from tests.chaos.simulated.world import World
+
+ENDED = (FinalAnswer, Failed, Cancelled)
+
+
+def check(world: World) -> list[str]:
+    """Everything that is wrong with a simulation that has run."""
+    found = [*world.problems, *world.repairs]
+    found += _dead_letters(world)
+    found += _effects(world)
+    found += _model_calls(world)
+    for name in sorted(world.accepted):
+        task = world.scenario.subjects(name)
+        states = states_of(world, task)
+        for problem in (
+            *_end(states),
+            *_recorded_once(world, task),
+            *_tool_results(world, task, states),
+            *_commands(world, task, states),
+            *_spend(world, task, states),
+            *explain(world, task, states),
+        ):
+            found.append(f"{name}: {problem}")
+    return found
+
+
+def states_of(world: World, task: TaskSubjects) -> list[tuple[Entry, State]]:
+    """Every state that a task was ever in."""
+    return [(entry, decode_state(entry.data)) for entry in world.history.of(task, task.state)]
+
+
+def _end(states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """Every accepted task ends, and an end is never taken back."""
+    if not states or not isinstance(states[-1][1], ENDED):
+        yield f"it has not ended; it is {states[-1][1] if states else 'nowhere'}"
+    for entry, state in states[:-1]:
+        if isinstance(state, ENDED):
+            yield f"its end at {entry.seq} was not the end"
+
+
+def _dead_letters(world: World) -> Iterator[str]:
+    """Nothing that passes may bury a message."""
+    for stream, entry in world.history.stored:
+        if stream == world.server.dead_letters.name:
+            yield f"a dead letter or a failed attempt: {entry.data.decode()}"
+
+
+def _recorded_once(world: World, task: TaskSubjects) -> Iterator[str]:
+    """Whatever is not a state or a ledger entry is written once."""
+    seen: set[str] = set()
+    for entry in world.history.by_task[task]:
+        if entry.subject == task.state or ".led." in entry.subject:
+            continue
+        if entry.subject in seen:
+            yield f"{entry.subject} was written twice"
+        seen.add(entry.subject)
+
+
+def _tool_results(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """One result for each call of an answer, in call order in the window, and true."""
+    results = {entry.subject: entry for entry in world.history.of(task, f"{task.root}.evt.{task.task}.tool.>")}
+    expected: set[str] = set()
+    for n, (_, state) in enumerate(states):
+        if isinstance(state, Failed | Cancelled) and state.open_calls is not None:
+            wanted = [task.tool_event(state.open_calls.request, call.n) for call in state.open_calls.calls]
+        elif isinstance(state, AwaitingTools):
+            wanted = [task.tool_event(state.request, call.n) for call in state.calls]
+        else:
+            continue
+        expected |= set(wanted)
+        if missing := [subject for subject in wanted if subject not in results]:
+            yield f"these calls have no result: {missing}"
+            continue
+        after = states[n + 1][1] if n + 1 < len(states) else state
+        if isinstance(state, AwaitingTools) and not isinstance(after, (AwaitingTools, *ENDED)):
+            added = after.window[len(state.window) :]
+            if added != tuple(results[subject].seq for subject in wanted):
+                yield f"the results of {state.request} are not in call order: {added}"
+    if surplus := results.keys() - expected:
+        yield f"nobody asked for these results: {sorted(surplus)}"
+    for entry in results.values():
+        yield from _is_true(world, decode(entry.data, ToolFinished), task)
+
+
+def _is_true(world: World, result: ToolFinished, task: TaskSubjects) -> Iterator[str]:
+    if result.outcome != "succeeded":
+        return
+    turn = result.request.removeprefix("r")
+    key, tool = f"{task.task}/{turn}/{result.n}", result.tool.partition("__")[2]
+    if result.content != said(tool, key):
+        yield f"call {key} has the result of another: {result.content}"
+    if not world.history.effects_of(key):
+        yield f"call {key} succeeded, and its tool knows nothing of it"
+
+
+def _effects(world: World) -> Iterator[str]:
+    """A tool that must not do its work twice did not; one that may was told so in the ledger each time."""
+    for key in sorted({effect.key for effect in world.history.effects}):
+        effects = world.history.effects_of(key)
+        name, turn, n = key.split("/")
+        task = world.scenario.subjects(name)
+        entries = world.history.of(task, task.ledger(f"r{turn}", int(n)))
+        match effects[0].tool:
+            case "pay" if len(effects) > 1:
+                yield f"{key} was paid {len(effects)} times: {effects}"
+            case "post" if len(effects) > len(entries):
+                yield f"{key} was posted {len(effects)} times, with {len(entries)} entries in the ledger"
+            case "pay" | "post" if not entries or entries[0].at > effects[0].at:
+                yield f"{key} took effect before the ledger said so"
+            case _:
+                pass
+
+
+def _model_calls(world: World) -> Iterator[str]:
+    """No model is called while a tool call is open, and every result follows its call in order."""
+    for call in world.history.model_calls:
+        if problem := _broken_conversation(call.messages):
+            yield f"a model was called (turn {call.turn}, by {call.by}) with a broken conversation: {problem}"
+
+
+def _broken_conversation(messages: tuple[Message, ...]) -> str:
+    open_calls: list[str] = []
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            if not open_calls or message.tool_call_id != open_calls.pop(0):
+                return f"the result of {message.tool_call_id} is not in its place"
+        elif open_calls:
+            return f"{type(message).__name__} while {open_calls[0]} is open"
+        elif isinstance(message, AssistantMessage):
+            open_calls = [call.id for call in message.tool_calls]
+    return f"{open_calls[0]} is open at the end" if open_calls else ""
+
+
+def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """What is under way follows from a state, and nothing of what the last state needs is missing."""
+    wanted: dict[str, bytes] = {}
+    for _, state in states:
+        for one in outstanding(state):
+            match one:
+                case CallModel(turn=turn, attempt=attempt):
+                    wanted[task.model_command(turn, attempt)] = encode(one)
+                case RunTool(request=request, n=n):
+                    wanted[task.tool_command(request, n)] = encode(one)
+                case ToolFinished(request=request, n=n):
+                    wanted[task.tool_event(request, n)] = b""
+    for entry in world.history.of(task, f"{task.root}.cmd.>"):
+        if task.task not in entry.subject.split("."):
+            continue
+        if wanted.get(entry.subject) != entry.data:
+            yield f"no state asked for the command {entry.subject}"
+    stored = {entry.subject for entry in world.history.by_task[task]}
+    for one in outstanding(states[-1][1]) if states else ():
+        if isinstance(one, ToolFinished) and task.tool_event(one.request, one.n) not in stored:
+            yield f"the result of {one.request} {one.n} was not recorded when the task ended"
+
+
+def _spend(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """What was used is what the recorded answers say, and is over the budget by one call at most."""
+    if not states:
+        return
+    spent = states[-1][1].spend
+    calls = tokens = 0
+    cost = Decimal(0)
+    for entry in world.history.of(task, f"{task.root}.evt.{task.task}.llm.>"):
+        event = decode_task_event(entry.data)
+        assert isinstance(event, ModelAnswered | ModelFailed)
+        calls += 1
+        tokens += event.usage.input_tokens + event.usage.output_tokens
+        cost += event.usage.cost_usd or 0
+    ended = states[-1][1]
+    if isinstance(ended, FinalAnswer) and (spent.model_calls, spent.cost_usd) != (calls, cost):
+        yield f"it says that it made {spent.model_calls} calls for {spent.cost_usd}; recorded are {calls} for {cost}"
+    for _, state in states:
+        budget = getattr(state, "budget", None)
+        if budget is None:
+            continue
+        if budget.max_turns is not None and getattr(state, "turn", 0) > budget.max_turns:
+            yield f"turn {getattr(state, 'turn', 0)} of {budget.max_turns}"
+        if budget.max_cost_usd is not None and spent.cost_usd > budget.max_cost_usd + CALL_COST_MAX:
+            yield f"spent {spent.cost_usd} of {budget.max_cost_usd}"

@@ -1,0 +1,106 @@
+"""Replay: every state of a task must follow from the one before by the machine, out of what is recorded.
+
+What is not recorded because it is only looked at (the agent's readiness, the time) is guessed from the state itself
+and then has to lead to exactly that state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished, decode_task_event
+from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, RetryingModel, State, Waiting
+from services.planner.core.inputs import (
+    AgentReady,
+    AgentUnready,
+    CancelAsked,
+    ConversationPinned,
+    DeadlinePassed,
+    Input,
+    ModelCallFailed,
+    ModelReplied,
+    RetryDue,
+    Submitted,
+    ToolsAnswered,
+)
+from services.planner.core.machine import Impossible, transition
+from services.runtime.ports import Entry
+
+if TYPE_CHECKING:
+    from tests.chaos.simulated.world import World
+
+
+def explain(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """What cannot be explained."""
+    before: State | None = None
+    for entry, state in states:
+        inputs = [*_recorded(world, task, before, entry.seq), *_looked_at(world, task, before, state)]
+        if not _leads_to(before, state, inputs):
+            yield f"the state at {entry.seq} does not follow from what is recorded:\n  {before}\n  {state}"
+        before = state
+
+
+def _leads_to(before: State | None, after: State, inputs: list[Input]) -> bool:
+    """Whether one input, or one and a look at the agent, makes the one state of the other."""
+    for happened in inputs:
+        between = _step(before, happened)
+        if between is None:
+            continue
+        if between == after:
+            return True
+        looks = [one for one in inputs if isinstance(one, AgentUnready | ConversationPinned)]
+        if any(_step(between, look) == after for look in looks):
+            return True
+    return False
+
+
+def _step(state: State | None, happened: Input) -> State | None:
+    try:
+        return transition(state, happened)
+    except Impossible:
+        return None
+
+
+def _recorded(world: World, task: TaskSubjects, before: State | None, until: int) -> Iterator[Input]:
+    for entry in world.history.of(task, f"{task.root}.evt.{task.task}.>"):
+        if entry.seq >= until:
+            return
+        event = decode_task_event(entry.data)
+        match event:
+            case TaskSubmitted():
+                yield Submitted(seq=entry.seq, event=event)
+            case ModelAnswered():
+                yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
+            case ModelFailed():
+                yield ModelCallFailed(subject=entry.subject, event=event)
+            case CancelRequested():
+                yield CancelAsked(subject=entry.subject, event=event)
+            case ToolFinished():
+                if isinstance(before, AwaitingTools) and before.request == event.request:
+                    yield from _joined(world, task, before, event, until)
+
+
+def _joined(
+    world: World, task: TaskSubjects, before: AwaitingTools, last: ToolFinished, until: int
+) -> Iterator[ToolsAnswered]:
+    entries = {entry.subject: entry.seq for entry in world.history.of(task, task.tool_events(before.request))}
+    seqs = tuple(entries.get(task.tool_event(before.request, call.n), until) for call in before.calls)
+    if max(seqs) < until:
+        yield ToolsAnswered(request=before.request, seqs=seqs, at=last.at)
+
+
+def _looked_at(world: World, task: TaskSubjects, before: State | None, after: State) -> Iterator[Input]:
+    at = after.updated_at
+    yield AgentReady(at=at)
+    yield RetryDue(at=at)
+    if isinstance(before, RetryingModel):
+        yield RetryDue(at=before.not_before)
+    if isinstance(after, Waiting):
+        yield AgentUnready(reason=after.reason, at=at)
+    if isinstance(after, AwaitingModel):
+        for entry in world.history.of(task, task.context):
+            yield ConversationPinned(seq=entry.seq, budget=after.budget, deadline=None, at=at)
+    if isinstance(after, FinalAnswer | Failed | Cancelled):
+        yield DeadlinePassed(subject=after.ended_by, at=after.ended_at)

@@ -1,0 +1,183 @@
+"""What is asked of the system in one seed: agents with scripted models, tasks, cancellations, changes of resources."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from schemas.ids import partition_of
+from schemas.requests import Limits
+from schemas.resources import (
+    LLM,
+    Agent,
+    AgentSpec,
+    LLMSpec,
+    MCPServer,
+    MCPServerSpec,
+    Metadata,
+    Pricing,
+    Ref,
+    Resource,
+    ScriptedCall,
+    ScriptedFailure,
+    ScriptedOptions,
+    ScriptedReply,
+    ToolPolicy,
+)
+from schemas.subjects import TaskSubjects
+
+NAMESPACE = "default"
+SERVERS = ("box", "shed")
+TOOL_NAMES = ("look", "put", "pay", "post")
+CALL_COST_MAX = Decimal("0.02")
+"""The dearest model call of these scripts."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One task of the scenario."""
+
+    name: str
+    agent: str
+    at_s: float
+    limits: Limits = Limits()
+    by_request: bool = False
+    """Asked by request-reply; otherwise published to the stream."""
+    cancel_at_s: float | None = None
+
+
+class Upset(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource is deleted, and applied again."""
+
+    resource: Resource
+    at_s: float
+    for_s: float
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed's world."""
+
+    partitions: int
+    commit: Literal["batch", "two-step"]
+    replicas: dict[str, int]
+    slots: int
+    reconcile_s: float
+    skew_s: float
+    """How far a process's clock may be off."""
+    calm_at_s: float
+    resources: tuple[Resource, ...]
+    scripts: dict[str, tuple[ScriptedReply, ...]]
+    """By agent."""
+    tasks: tuple[Asked, ...]
+    upsets: tuple[Upset, ...]
+    empty_replies: dict[tuple[str, int], int]
+    """How many empty replies come before the right one, by user message and turn."""
+
+    def subjects(self, task: str) -> TaskSubjects:
+        """The subjects of a task by its name."""
+        return TaskSubjects(partition_of(NAMESPACE, task, self.partitions), NAMESPACE, task)
+
+
+def draw_scenario(rng: random.Random) -> Scenario:
+    """The scenario of a seed."""
+    agents = [f"agent-{n}" for n in range(1, rng.randint(1, 3) + 1)]
+    scripts = {agent: _script(rng) for agent in agents}
+    tasks = tuple(_task(rng, f"task-{n}", rng.choice(agents)) for n in range(1, rng.randint(2, 5) + 1))
+    resources: list[Resource] = [_server(name) for name in SERVERS]
+    for agent, script in scripts.items():
+        resources += [_llm(agent, script), _agent(agent)]
+    return Scenario(
+        partitions=rng.choice((1, 1, 2)),
+        commit=rng.choice(("batch", "two-step")),
+        replicas={service: rng.choice((1, 1, 2)) for service in ("planner", "llm-gateway", "tool-executor")},
+        slots=rng.choice((2, 4, 16)),
+        reconcile_s=rng.choice((10.0, 30.0, 1e6)),
+        skew_s=rng.choice((0.0, 0.0, 1.0)),
+        calm_at_s=rng.choice((5.0, 20.0, 40.0)),
+        resources=tuple(resources),
+        scripts=scripts,
+        tasks=tasks,
+        upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
+        empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
+    )
+
+
+def _script(rng: random.Random) -> tuple[ScriptedReply, ...]:
+    turns = rng.choice((0, 1, 1, 2, 3))
+    return (*(_tool_turn(rng) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
+
+
+def _tool_turn(rng: random.Random) -> ScriptedReply:
+    calls = [
+        ScriptedCall(
+            tool=f"{rng.choice(SERVERS)}__{rng.choice(TOOL_NAMES)}", arguments={"key": f"{{user}}/{{turn}}/{n}"}
+        )
+        for n in range(1, rng.choice((1, 1, 2, 4)) + 1)
+    ]
+    if rng.random() < 0.05:
+        calls.append(ScriptedCall(tool="box__none", arguments={"key": "x"}))
+    if rng.random() < 0.05:
+        calls.append(ScriptedCall(tool="box__look", arguments="not JSON"))
+    return _reply(rng, text=rng.choice(("", "let me see")), calls=tuple(calls))
+
+
+def _reply(rng: random.Random, *, text: str, calls: tuple[ScriptedCall, ...] = ()) -> ScriptedReply:
+    fail = None
+    if rng.random() < 0.15:
+        status, times = rng.choice(((429, 2), (500, 1), (503, 3), (400, 99)))
+        fail = ScriptedFailure(status=status, times=times, retry_after_s=rng.choice((None, 0.5, 3.0)))
+    return ScriptedReply(
+        text=text,
+        calls=calls,
+        fail=fail,
+        delay_s=rng.choice((0.0, 0.0, 0.2, 3.0)),
+        input_tokens=rng.randint(1, 1000),
+        output_tokens=rng.randint(1, 1000),
+    )
+
+
+def _task(rng: random.Random, name: str, agent: str) -> Asked:
+    limits = Limits()
+    if rng.random() < 0.25:
+        limits = rng.choice(
+            (
+                Limits(max_turns=rng.randint(1, 2)),
+                Limits(max_tokens=rng.randint(1, 3000)),
+                Limits(max_cost_usd=Decimal(rng.randint(1, 40)) / 1000),
+                Limits(deadline_s=rng.choice((1.0, 5.0, 20.0))),
+            )
+        )
+    at_s = rng.choice((0.0, 2.0, 10.0)) * rng.random()
+    return Asked(
+        name=name,
+        agent=agent,
+        at_s=at_s,
+        limits=limits,
+        by_request=rng.random() < 0.5,
+        cancel_at_s=at_s + 10 * rng.random() if rng.random() < 0.2 else None,
+    )
+
+
+def _upset(rng: random.Random, resources: list[Resource]) -> Upset:
+    return Upset(resource=rng.choice(resources), at_s=20 * rng.random(), for_s=0.1 + 10 * rng.random())
+
+
+def _server(name: str) -> MCPServer:
+    policies = (ToolPolicy(tool="post", on_uncertain="retry"),)
+    spec = MCPServerSpec(transport="stdio", command="box", policies=policies, timeout_s=10)
+    return MCPServer(metadata=Metadata(name=name), spec=spec)
+
+
+def _llm(agent: str, script: tuple[ScriptedReply, ...]) -> LLM:
+    pricing = Pricing(input=Decimal(10), output=Decimal(10))
+    spec = LLMSpec(provider="scripted", scripted=ScriptedOptions(transcript=script), pricing=pricing)
+    return LLM(metadata=Metadata(name=f"model-of-{agent}"), spec=spec)
+
+
+def _agent(name: str) -> Agent:
+    spec = AgentSpec(
+        llm_ref=Ref(name=f"model-of-{name}"), system="be good", mcp_servers=tuple(Ref(name=one) for one in SERVERS)
+    )
+    return Agent(metadata=Metadata(name=name), spec=spec)

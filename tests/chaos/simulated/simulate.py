@@ -1,0 +1,182 @@
+"""Runs one seed: builds the services on the simulated world, and checks what came of it.
+
+python -m tests.chaos.simulated.simulate 12345        one seed, with its trace
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import random
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+from unittest.mock import patch
+
+import msgspec
+
+from schemas.events import ToolFinished, ToolStarted
+from schemas.wire import decode
+from services.llm_gateway.main import build as build_llm_gateway
+from services.llm_gateway.providers import scripted
+from services.llm_gateway.providers.base import Provider, Setup
+from services.planner.main import Planner
+from services.planner.main import build as build_planner
+from services.runtime.replica import Build
+from services.runtime.service import Runtime
+from services.tool_executor.main import build as build_tool_executor
+from tests.chaos.simulated.checks import check
+from tests.chaos.simulated.faults import Rates
+from tests.chaos.simulated.loop import PROCESS
+from tests.chaos.simulated.outside import SimulatedModel, SimulatedServer
+from tests.chaos.simulated.world import Process, World
+
+TRACE_LINES = 60
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a seed."""
+
+    seed: int
+    problems: list[str]
+    trace: list[str]
+    digest: str
+    """Equal for equal histories."""
+    crashes: int
+    virtual_s: float
+    ended: list[str]
+    """In which states the tasks are."""
+    events: Counter[str]
+    """What happened how often."""
+
+    def report(self) -> str:
+        """For people."""
+        found = "\n".join(f"  - {problem}" for problem in self.problems)
+        return (
+            f"seed {self.seed} found:\n{found}\n"
+            f"run it again, with its whole trace: make sim SEED={self.seed}\n"
+            f"the end of the trace:\n" + "\n".join(self.trace[-TRACE_LINES:])
+        )
+
+
+def simulate(seed: int, *, rates: Rates | None = None, **replaced: Build) -> Outcome:
+    """Run one seed. `replaced`: other builds of services (with `_` for `-`), as canaries have them."""
+    builds: dict[str, Build] = {
+        "planner": _planner,
+        "llm-gateway": build_llm_gateway,
+        "tool-executor": build_tool_executor,
+        **{name.replace("_", "-"): build for name, build in replaced.items()},
+    }
+    world = World(seed, builds, rates=rates)
+    with _sealed(world):
+        world.run()
+    return Outcome(
+        seed=seed,
+        problems=check(world),
+        trace=world.trace,
+        digest=_digest(world),
+        crashes=world.faults.crashes,
+        virtual_s=world.loop.time(),
+        ended=[type(world.state(world.scenario.subjects(name))).__name__ for name in sorted(world.accepted)],
+        events=_events(world),
+    )
+
+
+def _events(world: World) -> Counter[str]:
+    counted = Counter(line.split()[2] for line in world.trace if line.split()[2].isupper())
+    counted[f"commit {world.scenario.commit}"] += 1
+    for _, entry in world.history.stored:
+        if ".evt." in entry.subject and ".tool." in entry.subject:
+            counted[f"tool {decode(entry.data, ToolFinished).outcome}"] += 1
+        if ".led." in entry.subject and decode(entry.data, ToolStarted).attempt > 1:
+            counted["taken over"] += 1
+    counted["redelivered"] = world.faults.redelivered
+    return counted
+
+
+def _planner(runtime: Runtime) -> Planner:
+    planner = build_planner(runtime)
+    planner.reconciler._random = random.Random(runtime.replica)
+    return planner
+
+
+@contextmanager
+def _sealed(world: World) -> Generator[None]:
+    """No server is started, no provider called, nothing drawn but from the seed, nothing logged."""
+    tokens = random.Random(world.seed)
+    hashes = itertools.count(1)
+
+    def token(size: int) -> str:
+        return tokens.randbytes(size).hex()
+
+    def server(name: str, *args: Any) -> SimulatedServer:
+        return SimulatedServer(_process(), name, *args)
+
+    def model(setup: Setup, *, make: Any) -> Provider:
+        return SimulatedModel(_process(), make(setup))
+
+    def place_in_a_set(timeout: asyncio.Timeout) -> int:
+        return int(vars(timeout).setdefault("_number", next(hashes)))
+
+    with (
+        _listening(world),
+        patch("services.tool_executor.mcp.pool.Connection", server),
+        patch.object(scripted, "make", partial(model, make=scripted.make)),
+        patch("services.runtime.telemetry.traces.secrets.token_hex", token),
+        patch.object(asyncio.Timeout, "__hash__", place_in_a_set),
+    ):
+        yield
+
+
+class _Failures(logging.Handler):
+    """Background tasks that failed."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        lines = traceback.format_exception(error)[-3:] if error else []
+        self._world.problems.append(f"{record.getMessage()}: {''.join(lines)}")
+
+
+@contextmanager
+def _listening(world: World) -> Generator[None]:
+    """Nothing is logged, but for background tasks that failed."""
+    services, tasks = logging.getLogger("services"), logging.getLogger("services.runtime.tasks")
+    before, handler = services.level, _Failures(world)
+    services.setLevel(logging.CRITICAL)
+    tasks.setLevel(logging.ERROR)
+    tasks.addHandler(handler)
+    tasks.propagate = False
+    try:
+        yield
+    finally:
+        services.setLevel(before)
+        tasks.setLevel(logging.NOTSET)
+        tasks.removeHandler(handler)
+        tasks.propagate = True
+
+
+def _process() -> Process:
+    return cast("Process", PROCESS.get())
+
+
+def _digest(world: World) -> str:
+    digest = hashlib.sha256()
+    for stream, entry in world.history.stored:
+        digest.update(f"{stream} {entry.seq} {entry.subject} {entry.at.isoformat()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    result = simulate(int(sys.argv[1]))
+    sys.stdout.write("\n".join(result.trace) + "\n" + (result.report() if result.problems else f"{result.digest}\n"))
+    sys.exit(bool(result.problems))

@@ -1,0 +1,132 @@
+"""Bugs planted in the services, each of which the simulation must find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+from schemas.task import AwaitingTools, Cancelled, FinalAnswer, State
+from services.planner.core.inputs import CancelAsked, Input, ToolsAnswered
+from services.planner.core.machine import transition
+from services.planner.core.outstanding import Outstanding, outstanding
+from services.planner.steps import Steps
+from services.runtime.errors import Unavailable
+from services.runtime.ports import Entry, Log, Outgoing
+from services.tool_executor.core.ledger import Begin
+from services.tool_executor.ledger import Begun, Ledger
+from tests.chaos.simulated.network import LaggingLog
+from tests.chaos.simulated.simulate import simulate
+
+SEEDS_MAX = 150
+STEP = Steps.step
+
+
+async def _ensures_nothing(*_: object) -> int:
+    return 0
+
+
+async def _ignores_the_ledger(self: Ledger, log: Log, subject: str, *_: object, **__: object) -> Begun:
+    while True:
+        revision = (await self._read(log, subject))[1]
+        if begun := await self._write(log, subject, Begin(1, revision)):
+            return begun
+
+
+async def _records_again(self: LaggingLog, message: Outgoing) -> int | None:
+    entry = await self._log.get(message.subject)
+    if entry is not None and ".tool." in message.subject and ".evt." in message.subject:
+        return await self._log.write(message, expected=entry.seq)
+    return await self._log.record(message)
+
+
+async def _forgets_what_is_newest(self: LaggingLog, filters: Sequence[str], *, at_least: int = 0) -> list[Entry]:
+    entries = await self._log.last(filters)
+    seq = self._behind(0)
+    return entries if seq is None else self._history.as_of(self._stream.name, seq, filters)
+
+
+def _takes_results_as_they_come(state: State | None, happened: Input) -> State:
+    if isinstance(happened, ToolsAnswered):
+        happened = msgspec.structs.replace(happened, seqs=tuple(sorted(happened.seqs)))
+    return transition(state, happened)
+
+
+def _cancels_what_has_ended(state: State | None, happened: Input) -> State:
+    if isinstance(state, FinalAnswer) and isinstance(happened, CancelAsked):
+        header = {name: getattr(state, name) for name in FinalAnswer.__struct_fields__}
+        return Cancelled(**header, reason="late", by="")
+    return transition(state, happened)
+
+
+def _goes_on_without_the_last_result(state: State | None, happened: Input) -> State:
+    after = transition(state, happened)
+    if isinstance(state, AwaitingTools) and isinstance(happened, ToolsAnswered) and len(happened.seqs) > 1:
+        return msgspec.structs.replace(after, window=after.window[:-1])
+    return after
+
+
+def _closes_nothing(state: State) -> tuple[Outstanding, ...]:
+    return () if isinstance(state, Cancelled) else outstanding(state)
+
+
+async def _swallows_that_the_bus_is_away(self: Any, task: Any, decide: Any, **options: Any) -> bool:
+    try:
+        return await STEP(self, task, decide, **options)
+    except Unavailable:
+        return False
+
+
+CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
+    "a planner that ensures no command after a crash": (
+        patch("services.planner.table.TaskTable.ensure", _ensures_nothing),
+        "has not ended",
+    ),
+    "a planner that acknowledges what it could not write": (
+        patch("services.planner.steps.Steps.step", _swallows_that_the_bus_is_away),
+        "has not ended",
+    ),
+    "a planner that joins with whatever a stale replica says": (
+        patch("tests.chaos.simulated.network.LaggingLog.last", _forgets_what_is_newest),
+        "has not ended",
+    ),
+    "a planner that takes results in the order in which they come": (
+        patch("services.planner.steps.transition", _takes_results_as_they_come),
+        "call order",
+    ),
+    "a planner that goes on without the last result": (
+        patch("services.planner.steps.transition", _goes_on_without_the_last_result),
+        "",
+    ),
+    "a planner that cancels what has ended": (
+        patch("services.planner.steps.transition", _cancels_what_has_ended),
+        "was not the end",
+    ),
+    "a planner that leaves calls of a cancelled task open": (
+        patch("services.planner.table.outstanding", _closes_nothing),
+        "have no result",
+    ),
+    "an executor that ignores the ledger": (
+        patch("services.tool_executor.ledger.Ledger.begin", _ignores_the_ledger),
+        "was paid",
+    ),
+    "a bus that records again": (
+        patch("tests.chaos.simulated.network.LaggingLog.record", _records_again),
+        "was written twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("canary", CANARIES)
+def test_a_planted_bug_is_found(canary: str) -> None:
+    planted, said = CANARIES[canary]
+    with planted:
+        for seed in range(1, SEEDS_MAX + 1):
+            problems = simulate(seed).problems
+            if any(said in problem for problem in problems):
+                return
+    raise AssertionError(f"{canary} was not found in {SEEDS_MAX} seeds")
