@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from schemas.resources import Resource
 from tests.bench.floor import Turn, floor, make_stream, sample_turn
-from tests.bench.machine import revision, load, machine
+from tests.bench.machine import load, machine, revision
 from tests.bench.mcp_alone import mcp_alone
 from tests.bench.memory import commercial_llms, idle, park
 from tests.bench.recovery import recovery
