@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -45,6 +46,8 @@ def run_demo(*, keep: bool, scripted: bool, model: str) -> int:
     try:
         stage = set_up(directory, provider, model=model)
         code = asyncio.run(_Demo(stage).run())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = ExitCode.INTERRUPTED
     finally:
         if keep or code in (ExitCode.TASK_FAILED, ExitCode.INTERNAL):
             sys.stdout.write(f"everything is in {directory}\n")
@@ -61,6 +64,9 @@ class _Demo:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+        this = asyncio.current_task()
+        assert this is not None
+        loop.add_signal_handler(signal.SIGTERM, this.cancel)
         began = loop.time()
         self._introduce()
         supervisor = Supervisor(self._on_line)

@@ -180,6 +180,27 @@ def test_the_demo_kills_finishes_once_and_leaves_nothing(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*HOLDFAST, "demo", "--scripted"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        wait_for(lambda: len(psutil.Process(process.pid).children()) >= 3, "processes to be started")
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=40)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    wait_for(lambda: alive(children) == [], "all children to end")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_demo_without_git_uses_the_clock_only(tmp_path: Path) -> None:
     bare = tmp_path / "bin"
     bare.mkdir()
