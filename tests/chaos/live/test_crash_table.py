@@ -126,10 +126,12 @@ async def run_row(place: Arena, row: Row, name: str, known: set[str]) -> Outcome
         hit = await _strike(place, task)
         if hit is None:
             await job
+            await place.workload.clear_away(SCENARIOS[row.scenario], task)
             continue
         await _replace(place, row, hit)
         await job
         stuck = await place.until_ended([task])
+        await place.workload.clear_away(SCENARIOS[row.scenario], task)
         lost_stop = row.victim == "server" and SCENARIOS[row.scenario].ends_as != "FinalAnswer"
         judged = await place.judge(LOST_STOP_S if lost_stop else SETTLE_S)
         wrong = [what for what in stuck + judged if what not in known]

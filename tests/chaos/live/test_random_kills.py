@@ -58,6 +58,7 @@ class Storm:
             scenario = self._random.choice(list(SCENARIOS.values()))
             await self._place.workload.run(scenario, name)
             await self._place.until_ended([name], LAST_S)
+            await self._place.workload.clear_away(scenario, name)
 
     async def _kill(self) -> None:
         fleet = self._place.fleet

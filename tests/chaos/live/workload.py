@@ -178,6 +178,21 @@ class Workload:
 
         await _insist(applied, f"{kind} {name} is applied")
 
+    async def clear_away(self, scenario: Scenario, name: str) -> None:
+        """Delete the resources that were a task's own: their processes would pile up."""
+        if scenario.own_agent:
+            for kind, resource in (("Agent", f"agent-{name}"), ("LLM", f"model-{name}"), ("MCPServer", f"more-{name}")):
+                await self._delete(kind, resource)
+
+    async def _delete(self, kind: str, name: str) -> None:
+        subject = f"$KV.holdfast_resources.spec.{kind}.{NAMESPACE}.{name}"
+
+        async def deleted() -> bool:
+            answer = await self._client.request(subject, b"", timeout=1, headers={"KV-Operation": "DEL"})
+            return b'"seq"' in answer.data
+
+        await _insist(deleted, f"{kind} {name} is deleted")
+
     async def run(self, scenario: Scenario, name: str) -> Job:
         """Submit a task and do to it what its kind needs; returns when that is done, not when it has ended."""
         agent = f"agent-{name}" if scenario.own_agent else "worker"
