@@ -65,7 +65,10 @@ class Requests:
         self._steps = steps
 
     async def on_request(self, inbound: Inbound) -> None:
-        """A stored request: do it, answer if an answer is wanted; a refused one becomes a dead letter."""
+        """A stored request: do it, and answer if an answer is wanted.
+
+        An invalid one becomes a dead letter; so does one that contradicts what is there, if nobody was told.
+        """
         _, _, namespace, verb = inbound.subject.split(".")
         with log_ids(namespace=namespace):
             try:
@@ -75,8 +78,8 @@ class Requests:
                 reply = Rejected(code="invalid", error=str(error))
             except Malformed as error:
                 reply = Rejected(code="malformed", error=_readable(error))
-        await self._answer(inbound.headers.get(subjects.REPLY_TO, ""), reply)
-        if isinstance(reply, Rejected):
+        told = await self._answer(inbound.headers.get(subjects.REPLY_TO, ""), reply)
+        if isinstance(reply, Rejected) and not (told and reply.code in ("conflict", "not_found")):
             raise Refused(reply.error, code=reply.code)
 
     async def on_dead_request(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
@@ -161,17 +164,22 @@ class Requests:
     def _task(self, namespace: str, name: str) -> TaskSubjects:
         return TaskSubjects(partition_of(namespace, name, self._bus.partitions), namespace, name)
 
-    async def _answer(self, reply_to: str, reply: Reply) -> None:
-        """Answer, on inboxes only: a planner that published wherever it is told could be made to overwrite a state."""
+    async def _answer(self, reply_to: str, reply: Reply) -> bool:
+        """Answer if that is wanted; whether somebody was told.
+
+        On inboxes only: a planner that published wherever it is told could be made to overwrite a state.
+        """
         if not reply_to:
-            return
+            return False
         if not _REPLY_SUBJECT.fullmatch(reply_to):
             logger.warning("not answering on %r: not an inbox", reply_to[:80], extra={"action": "request.reply"})
-            return
+            return False
         try:
             await self._bus.signals.publish(reply_to, encode(reply))
         except RetryLater as later:
             logger.warning("could not answer a request: %s", later, extra={"action": "request.reply"})
+            return False
+        return True
 
 
 def _stored_subject(namespace: str, verb: str) -> str:

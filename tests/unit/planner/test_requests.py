@@ -50,6 +50,15 @@ async def test_the_same_name_for_something_else_is_refused() -> None:
         assert isinstance(reply, Rejected)
         assert reply.code == "conflict"
         assert "asks for something else" in reply.error
+        assert await stage.bus.dead_letters.subjects("hf.dlq.letter.>") == []
+
+
+async def test_a_contradiction_that_nobody_is_told_of_is_a_dead_letter() -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        await stage.ask("submit", {"agentName": "helper", "userMessage": "hi", "name": "job"})
+        data = msgspec.json.encode({"agentName": "helper", "userMessage": "ho", "name": "job"})
+        await stage.bus.signals.store(subjects.submit("default"), data, {})
+        assert "asks for something else" in (await dead_letter(stage)).error
 
 
 @pytest.mark.parametrize(
