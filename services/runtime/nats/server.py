@@ -156,14 +156,16 @@ class EmbeddedServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us: the server goes last
         )
+        answered = False
         try:
             async with asyncio.timeout(START_S):
                 await self._ready()
-        except BaseException as error:  # also when the start is broken off: no process may stay behind
-            await self.stop()
-            if not isinstance(error, TimeoutError):
-                raise
+            answered = True
+        except TimeoutError:
             raise ServerError(f"nats-server did not answer within {START_S:.0f} s\n{self._log_tail()}") from None
+        finally:
+            if not answered:  # also when the start is broken off: no process may stay behind
+                await self.stop()
         (self._directory / "port").write_text(f"{self.port}\n")
 
     async def wait(self) -> int:
