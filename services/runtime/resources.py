@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONFLICTS_MAX = 5
+"""Lost races of one write of a status."""
+
 R = TypeVar("R", LLM, Agent, MCPServer, ContactChannel)
 
 
@@ -92,7 +95,7 @@ class Resources:
     ) -> bool:
         """Say what is true of a resource now. Written only if it is news; True if it was.
 
-        Any replica of the owner may say it: a conflict means that another one just did, and is left at that.
+        Any replica of the owner may say it: what another one just said of the same specification is left at that.
         """
         known = self.known(kind, namespace, name)
         if known is None:
@@ -110,10 +113,8 @@ class Resources:
         old = self._statuses.get(key)
         if old is not None and msgspec.structs.replace(old, at=new.at, by=new.by) == new:
             return False
-        revision = self._status_revisions.get(key, 0)
-        try:
-            revision = await self._store.put(".".join(key), encode(new), expected=revision)
-        except Conflict:
+        revision = await self._put_status(key, new)
+        if revision is None:
             return False
         self._statuses[key] = new
         self._status_revisions[key] = revision
@@ -121,11 +122,26 @@ class Resources:
         self._tell(key)
         return True
 
+    async def _put_status(self, key: ResourceKey, new: ResourceStatus) -> int | None:
+        """Write a status; its revision, or None if another replica was quicker and has seen as much."""
+        name = ".".join(key)
+        revision = self._status_revisions.get(key, 0)
+        for _ in range(CONFLICTS_MAX):
+            try:
+                return await self._store.put(name, encode(new), expected=revision)
+            except Conflict:
+                entry = await self._store.get(name)
+            if entry is not None and _observed(entry) >= new.observed_revision:
+                return None
+            revision = entry.revision if entry is not None else 0
+        return None
+
     async def forget_status(self, kind: str, namespace: str, name: str) -> None:
         """Remove the status of a resource that was deleted, if it has one: a removal is a change, which is seen."""
         if ResourceKey("status", kind, namespace, name) not in self._statuses:
             return
         await self._store.delete(subjects.status_key(kind, namespace, name))
+        self._statuses.pop(ResourceKey("status", kind, namespace, name), None)
 
     def _take(self, entry: StoreEntry) -> None:
         try:
@@ -157,3 +173,11 @@ class Resources:
     def _tell(self, key: ResourceKey) -> None:
         for listener in self._listeners:
             listener(key)
+
+
+def _observed(entry: StoreEntry) -> int:
+    """The revision that a stored status is about; 0 if it cannot be read."""
+    try:
+        return decode(entry.data or b"", ResourceStatus).observed_revision
+    except Malformed:
+        return 0

@@ -186,3 +186,35 @@ async def test_forgetting_a_status_that_is_not_there_writes_nothing() -> None:
         before = view.server.resources.last_seq
         await resources.forget_status("MCPServer", "default", "gone")
         assert view.server.resources.last_seq == before
+
+
+async def test_a_status_can_be_said_before_its_removal_is_seen() -> None:
+    """A resource that is deleted and applied again at once."""
+    view = View()
+    await view.apply(an_llm())
+    async with view.open() as resources:
+        await resources.set_status("LLM", "default", "gpt", status="Ready", detail="ok")
+        await view.settle()
+        await resources.forget_status("LLM", "default", "gpt")
+        assert await resources.set_status("LLM", "default", "gpt", status="Ready", detail="ok") is True
+        await view.settle()
+        assert resources.status("LLM", "default", "gpt") is not None
+
+
+async def test_a_status_of_an_earlier_specification_gives_way() -> None:
+    """Another replica was slower to see the new specification, and quicker to write."""
+    view = View()
+    old = await view.apply(an_llm())
+    async with view.open() as resources:
+        await view.apply(an_llm(provider="openai"))
+        await view.settle()
+        late = ResourceStatus(
+            ready=True, status="Ready", status_detail="old", observed_revision=old, at=view.clock.now()
+        )
+        await view.store.put(LLM_STATUS, encode(late))
+        assert resources.status("LLM", "default", "gpt") is None
+        assert await resources.set_status("LLM", "default", "gpt", status="Ready", detail="new") is True
+        await view.settle()
+        status = resources.status("LLM", "default", "gpt")
+        assert status is not None
+        assert status.status_detail == "new"
