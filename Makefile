@@ -52,7 +52,7 @@ sim: $(DEV) ## Simulated crashes over many seeds: SEEDS=1000, or one of them aga
 chaos: export KILLS ?= 200
 chaos: export ROWS ?= all
 chaos: $(DEV) ## Real processes and a server, killed with SIGKILL at every step: KILLS=500, or one row again: ROW=...
-	$(BIN)/pytest -s $(if $(ROW),tests/chaos/live/test_crash_table.py,tests/chaos/live) $(ARGS)
+	$(BIN)/pytest -s -o faulthandler_timeout=0 $(if $(ROW),tests/chaos/live/test_crash_table.py,tests/chaos/live) $(ARGS)
 
 bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
