@@ -139,6 +139,22 @@ class RawClient(Client):
         if writer is not None:
             writer.transport.abort()
 
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # The client would send the ping ahead of what is pending, and its answer would prove nothing.
+        if self._pending and self.is_connected and self._transport is not None:
+            self._transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        await super()._send_ping(future)  # pyright: ignore[reportUnknownMemberType]  # open, as above
+
+    async def _process_pong(self) -> None:
+        # An answer that nobody waits for any more would end the client's read loop.
+        if _nobody_waits(self._pongs):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
+            self._pongs.pop(0)  # pyright: ignore[reportUnknownMemberType]
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
+
     async def _attempt_reconnect(self) -> None:
         # The client would first wait until the old server has read all that is written; one that hangs never does.
         self._abort()
@@ -163,3 +179,7 @@ class RawClient(Client):
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._receivers.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
+
+
+def _nobody_waits(pongs: list[asyncio.Future[Any]]) -> bool:
+    return bool(pongs) and pongs[0].done()

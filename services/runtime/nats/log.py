@@ -148,12 +148,12 @@ class NatsLog:
             return  # it is under way already
 
     async def _commit_batch(self, state: Command, ensure: Sequence[Command], expected: int) -> int:
-        patience = Patience()
+        patience = Patience(sum(len(member.data) for member in (state, *ensure)))
         unsure = False
         while True:
             try:
                 async with self._batches:
-                    return await self._batch(state, ensure, unsure=unsure)
+                    return await self._batch(state, ensure, unsure=unsure, answer_s=patience.answer_s)
             except Mismatch as mismatch:
                 return await self._after_mismatch(state, ensure, expected, mismatch)
             except Interrupted as failure:
@@ -177,7 +177,7 @@ class NatsLog:
             return found.seq
         raise Conflict(str(mismatch)) from mismatch
 
-    async def _batch(self, state: Command, ensure: Sequence[Command], *, unsure: bool) -> int:
+    async def _batch(self, state: Command, ensure: Sequence[Command], *, unsure: bool, answer_s: float) -> int:
         batch = uuid.uuid4().hex
         members = [state, *ensure]
         commands = [
@@ -188,7 +188,9 @@ class NatsLog:
         ]
         last = members[-1]
         headers = {**last.headers, BATCH_ID: batch, BATCH_SEQUENCE: str(len(members)), BATCH_COMMIT: "1"}
-        raw = await self._connection.request(last.subject, last.data, headers, before=tuple(commands))
+        raw = await self._connection.request(
+            last.subject, last.data, headers, before=tuple(commands), timeout_s=answer_s
+        )
         ack = publish.pub_ack(raw)
         if ack.error is not None:
             refuse(state.subject, ack.error, unsure=unsure)

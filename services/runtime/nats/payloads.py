@@ -71,7 +71,7 @@ class Payloads:
         pieces: list[bytes] = []
         for first in range(0, total, WINDOW):
             numbers = range(first, min(first + WINDOW, total))
-            found = await asyncio.gather(*(self._reader.get(_piece(digest, n, owner), at_least=0) for n in numbers))
+            found = await asyncio.gather(*(self._reader.find(_piece(digest, n, owner)) for n in numbers))
             for n, piece in zip(numbers, found, strict=True):
                 if piece is None:
                     raise PayloadLost(f"piece {n} of the payload {digest} of {subject} is gone")

@@ -19,13 +19,15 @@ import msgspec
 
 from services.runtime.errors import Refused, Unavailable
 from services.runtime.nats.client import Interrupted
-from services.runtime.nats.connection import Connection, NoResponders
+from services.runtime.nats.connection import REQUEST_S, Connection, NoResponders
 from services.runtime.nats.wire import ApiError, PubAck, Raw, decode_pub_ack
 
 logger = logging.getLogger(__name__)
 
 BUDGET_S = 10.0
 """How long storing is tried: the election of a new leader takes 4 to 9 seconds."""
+SLOWEST_BYTES_S = 2 << 20
+"""A large message is given time at this rate, and not sent again and again to a server that is busy with it."""
 RETRY_MIN_S = 0.01
 RETRY_MAX_S = 0.5
 
@@ -63,11 +65,13 @@ class Command(NamedTuple):
 
 
 class Patience:
-    """The waits between tries: short first, with jitter, until the time is up."""
+    """The waits between tries: short first, with jitter, until the time is up. `size`: bytes of a message to store."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + BUDGET_S
+        self.answer_s = REQUEST_S + size / SLOWEST_BYTES_S
+        """How long one answer may take."""
+        self._deadline = self._loop.time() + BUDGET_S + 2 * size / SLOWEST_BYTES_S
         self._delay_s = RETRY_MIN_S
 
     async def wait(self, why: str) -> None:
@@ -83,11 +87,11 @@ async def store(connection: Connection, message: Command, *, repeatable: bool = 
 
     Not `repeatable`: nothing but luck keeps a second try from storing it twice, so an unknown outcome is `Unavailable`.
     """
-    patience = Patience()
+    patience = Patience(len(message.data))
     unsure = False
     while True:
         try:
-            raw = await connection.request(message.subject, message.data, message.headers)
+            raw = await connection.request(message.subject, message.data, message.headers, timeout_s=patience.answer_s)
             ack = pub_ack(raw)
             if ack.error is None:
                 return ack.seq

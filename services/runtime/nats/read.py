@@ -89,6 +89,11 @@ class Reader:
         raw = await self._ask(f"{self._direct}.{subject}", b"")
         return _stored(raw) if raw.status != NOT_FOUND else None
 
+    async def find(self, subject: str) -> Stored | None:
+        """The newest message of a subject; that there is none is asked of the leader."""
+        found = await self.get(subject, at_least=0)
+        return await self._leader({"last_by_subj": subject}) if found is None and self._replicated else found
+
     async def read(self, seqs: Sequence[int]) -> list[Stored]:
         """The messages at these sequences; raises `LookupError` for one that does not exist."""
         if len(seqs) == 1:

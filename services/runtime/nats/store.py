@@ -73,7 +73,8 @@ class NatsStore:
 
     async def delete(self, key: str) -> None:
         """Remove a key."""
-        if await self.get(key) is not None:
+        found = await self._reader.find(self._prefix + key)
+        if found is not None and found.headers.get(OPERATION) not in DELETED:
             await store(self._connection, Command(self._prefix + key, b"", {OPERATION: "DEL"}))
 
     async def watch(self) -> AsyncIterator[StoreEntry | None]:

@@ -145,6 +145,7 @@ async def test_a_read_is_as_new_as_the_message_that_caused_it(bus: NatsBus, task
     for n in range(150):
         seq = await log.record(Outgoing(task.tool_event("r", n), b"{}"))
         assert seq is not None
+        assert await log._reader.find(task.tool_event("r", n)) is not None
         entry = await log.get(task.tool_event("r", n), at_least=seq)
         assert entry is not None
         assert entry.seq == seq

@@ -14,7 +14,7 @@ from services.runtime.nats.bus import NatsBus
 from services.runtime.nats.client import Interrupted
 from services.runtime.nats.publish import Command, Mismatch
 from services.runtime.nats.wire import ApiError
-from services.runtime.ports import Change, Outgoing
+from services.runtime.ports import Change, Outgoing, Signal
 from services.runtime.tasks import spawn
 from tests.support.nats_server import Connect, NatsServer
 from tests.support.tcp_proxy import TcpProxy
@@ -84,11 +84,18 @@ async def test_another_ones_state_is_a_conflict_even_when_ours_got_no_answer(
 ) -> None:
     async with TcpProxy(server.port) as proxy:
         bus, other = await connected(proxy.url, commit=form), await connected(server.url)
-        proxy.cut()
-        await until(lambda: not bus._connection.is_connected, "that the connection is lost")
+        heard = asyncio.Event()
+
+        async def hear(_: Signal) -> None:
+            heard.set()
+
+        await other.signals.subscribe(TASK.live, hear)
+        await other.log(0).commit(Change(Outgoing(TASK.state, b"theirs"), 0))
         proxy.mute()
         task = spawn(bus.log(0).commit(Change(Outgoing(TASK.state, b"ours"), 0, COMMANDS)), name="commit")
-        await other.log(0).commit(Change(Outgoing(TASK.state, b"theirs"), 0))
+        await until(lambda: len(bus._connection._interruptible) > 0, "that it is sent")
+        await bus.signals.publish(TASK.live, b"")
+        await asyncio.wait_for(heard.wait(), 5)  # the server has read what was sent before it, and refused it
         proxy.cut()
         proxy.unmute()
         with pytest.raises(Conflict):
