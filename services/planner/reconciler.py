@@ -158,17 +158,17 @@ class Reconciler:
                 if now - due > GRACE and await self._events.retry(task, now):
                     self._repaired(task, "timer")
             case AwaitingModel(turn=turn, attempt=attempt):
-                await self._look_for_event(task, state, [task.model_event(turn, attempt)])
-            case AwaitingTools(request=request):
-                await self._look_for_event(task, state, [task.tool_events(request)])
+                await self._look_for_event(task, state, task.model_event(turn, attempt), 1)
+            case AwaitingTools(request=request, calls=calls):
+                await self._look_for_event(task, state, task.tool_events(request), len(calls))
             case _:
                 assert_never(state)
 
-    async def _look_for_event(self, task: TaskSubjects, state: Live, filters: list[str]) -> None:
-        """If the outcome that a task waits for is recorded, its event was lost; else its commands must be there."""
+    async def _look_for_event(self, task: TaskSubjects, state: Live, filter_: str, wanted: int) -> None:
+        """If all that a task waits for has long been recorded, its event was lost; else its commands must be there."""
         log = self._bus.log(task.partition)
-        results = await log.last(filters)
-        if results and self._bus.clock.now() - results[-1].at > GRACE:
+        results = await log.last([filter_])
+        if len(results) >= wanted and self._bus.clock.now() - results[-1].at > GRACE:
             newest = results[-1]
             inbound = Inbound(newest.subject, newest.data, newest.headers, newest.seq, 2, newest.at)
             before = (await self._table.load(task, 0)).revision

@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
 from schemas.commands import CallModel
 from schemas.events import ModelAnswered
 from schemas.messages import AssistantMessage, Usage
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingModel, Budget, FinalAnswer, RetryingModel, State
+from schemas.task import AwaitingModel, AwaitingTools, Budget, CallRef, FinalAnswer, RetryingModel, State
 from schemas.wire import decode, encode
+from services.planner import reconciler
 from services.planner.main import Planner
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.server import MemoryServer
@@ -135,4 +137,21 @@ async def test_an_ended_task_is_removed_after_its_retention() -> None:
     await bench.planner.reconciler.walk()
     assert await bench.stage.state(TASK) is None
     assert await bench.bus.log(0).subjects("hf.>") == []
+    await tasks.close()
+
+
+async def test_a_request_with_some_of_its_results_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "GRACE", timedelta(seconds=-1))
+    bench = Bench()
+    tasks = await bench.start()
+    calls = tuple(CallRef(n=n, id=f"call-{n}", tool="a__x") for n in (1, 2))
+    await bench.put(
+        AwaitingTools(**HEADER, budget=Budget(max_turns=20), turn=1, request="r1", answer_seq=1, calls=calls)
+    )
+    await bench.planner.reconciler.walk()
+    await bench.stage.finish(TASK, "r1", 1)
+    await bench.planner.reconciler.walk()
+    ignored = bench.metrics.registry.get_sample_value("holdfast_task_events_ignored_total", {"event": "ToolFinished"})
+    assert ignored is None, "the result that is there was taken for one that was lost"
+    assert bench.repaired("event") == 0
     await tasks.close()
