@@ -58,13 +58,20 @@ class Task:
 
     @property
     def answers(self) -> list[tuple[int, Stored]]:
-        """The model's answers, by turn."""
+        """The model's answers, by turn; without one that came after the task was ended from outside."""
         found = [
             (int(event.body["turn"]), event)
             for name, event in self.events.items()
-            if name.startswith("llm.") and event.body["type"] == "model.answered.v1"
+            if name.startswith("llm.") and event.body["type"] == "model.answered.v1" and not self._is_late(event)
         ]
         return sorted(found, key=lambda each: each[0])
+
+    def _is_late(self, answer: Stored) -> bool:
+        """Whether nobody waited for an answer any more, so that none of its calls was asked for."""
+        if self.state is None or self.phase not in ("Failed", "Cancelled"):
+            return False
+        asked = any(name.startswith(f"tool.r{answer.body['turn']}.") for name in self.commands)
+        return not asked and answer.seq not in self.state.body.get("window", ())
 
     def calls(self) -> Iterator[Call]:
         """The tool calls that the model asked for, in its order."""

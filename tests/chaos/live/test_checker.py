@@ -167,6 +167,15 @@ def test_what_may_be_repeated_may_have_acted_twice() -> None:
     assert check(record._replace(effects=[*record.effects, Effect("lookup", "job 1.2", at(10))])) == []
 
 
+def test_an_answer_that_came_after_the_end_asks_for_nothing() -> None:
+    failed = stored(14, STATE, type="task.failed.v1", window=[2])
+    late = without(good(), ".r1.1", ".r1.2", "llm.job.2.1", "llm.2.1")
+    record = instead(late, failed)._replace(accepted={"job": "Failed"}, states=[failed], effects=[])
+    assert check(record) == []
+    kept = instead(late, failed._replace(body={**failed.body, "window": [2, 5]}))
+    assert any("has no result" in what for what in check(kept._replace(accepted={"job": "Failed"})))
+
+
 @pytest.mark.parametrize("planted", PLANTED)
 def test_what_is_wrong_is_found(planted: str) -> None:
     break_it, words = PLANTED[planted]
