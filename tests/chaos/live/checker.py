@@ -23,6 +23,7 @@ TERMINAL = {
     "task.cancelled.v1": "Cancelled",
 }
 PREFIX = "effects__"
+NOT_CALLED = "could not be called"
 CLOCKS = timedelta(milliseconds=5)
 """Two processes look at the same clock, but one writes the time down a little later."""
 
@@ -218,8 +219,10 @@ def _outcomes(task: Task, record: Record) -> Iterator[str]:
             allowed = {"failed"}
         elif task.phase == "FinalAnswer":
             allowed = {"succeeded"}
-            if call.tool in ONCE and command is not None and _killed(record, command, result):
-                allowed.add("unknown")
+            if command is not None and _killed(record, command, result):
+                # Executors may be killed faster than the servers of their tools can start; that is said in the end.
+                allowed |= {"unknown"} if call.tool in ONCE else set()
+                allowed |= {"failed"} if NOT_CALLED in result.body["content"] else set()
         else:
             allowed = {"succeeded", "cancelled", "failed", "unknown"}
         if outcome not in allowed:
@@ -266,6 +269,8 @@ def _effects(tasks: dict[str, Task], record: Record) -> Iterator[str]:
         outcome = result.body["outcome"] if result is not None else "missing"
         if tool in ONCE and count > 1:
             yield f"{task.name}: {tool} acted {count} times for {key!r}"
+        if tool in ONCE and count and result is not None and NOT_CALLED in result.body["content"]:
+            yield f"{task.name}: {tool} acted for {key!r}, and its result says that it was not called"
         if outcome == "succeeded" and count == 0:
             yield f"{task.name}: {tool} did nothing for {key!r}, and its result says it did"
         if tool in ONCE and count and f"{call.request}.{call.n}" not in task.ledger:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.live.checker import check
+from tests.chaos.live.checker import NOT_CALLED, check
 from tests.chaos.live.record import Effect, Kill, Record, Stored
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,9 +34,14 @@ def answer(seq: int, turn: int, *tools: str) -> Stored:
     return stored(seq, f"{HF}.evt.job.llm.{turn}.1", type="model.answered.v1", turn=turn, attempt=1, message=message)
 
 
-def result(seq: int, n: int, outcome: str = "succeeded") -> Stored:
+def result(seq: int, n: int, outcome: str = "succeeded", content: str = "") -> Stored:
     return stored(
-        seq, f"{HF}.evt.job.tool.r1.{n}", type="tool.finished.v1", toolCallId=f"call_1_{n}", outcome=outcome, content=""
+        seq,
+        f"{HF}.evt.job.tool.r1.{n}",
+        type="tool.finished.v1",
+        toolCallId=f"call_1_{n}",
+        outcome=outcome,
+        content=content,
     )
 
 
@@ -136,6 +141,14 @@ PLANTED: dict[str, tuple[Callable[[Record], Record], str]] = {
     "uncertainty about what may be repeated": (
         lambda r: killed(instead(r, result(10, 2, "unknown")), "tool-executor", 9),
         "(lookup) ended as unknown",
+    ),
+    "an effect that its result denies": (
+        lambda r: killed(instead(r, result(11, 1, "failed", NOT_CALLED)), "tool-executor", 10),
+        "and its result says that it was not called",
+    ),
+    "a call that was not made, without a kill": (
+        lambda r: instead(r, result(11, 1, "failed", NOT_CALLED))._replace(effects=r.effects[1:]),
+        "ended as failed",
     ),
     "a failure for no reason": (lambda r: instead(r, result(11, 1, "failed")), "ended as failed"),
     "an end that changed": (
