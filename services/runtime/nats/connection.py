@@ -13,15 +13,14 @@ import asyncio
 import itertools
 import logging
 import re
-import ssl
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from nats.errors import Error as NatsError
 
 from services.runtime.errors import Refused, Unavailable
-from services.runtime.nats.client import OUTBOX_BYTES_MAX, Interrupted, RawClient, RawSubscription
+from services.runtime.nats.client import Interrupted, RawClient, RawSubscription
+from services.runtime.nats.options import connect_options
 from services.runtime.nats.wire import Raw, Receiver, encode_headers
 from services.runtime.settings import Settings
 from services.runtime.tasks import spawn
@@ -32,11 +31,12 @@ CONNECT_S = 10.0
 """How long the first connection may take."""
 FLUSH_S = 2
 """How long the server may take to say that it has everything."""
-PING_S = 1
-PINGS_LOST_MAX = 2
-"""A server that hangs is left after three to four seconds."""
 REQUEST_S = 2.0
 """How long an answer may take; a leader that is gone does not answer at all."""
+REFUSALS_MAX = 3
+"""Reconnections in a row that the server may refuse before we give up."""
+SAY_AGAIN_S = 10.0
+"""The same error is logged once in this time, and not five times a second while the server is away."""
 SUBJECT_BYTES_MAX = 1500
 """The server closes connections that send a longer control line than 4096 bytes: subject, reply and sizes."""
 
@@ -71,6 +71,9 @@ class Connection:
         self._closing = False
         self._last_error = ""
         self._errors = 0
+        self._said_at = 0.0
+        self._refusals = 0
+        self._ending: asyncio.Task[Any] | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._reconnect_listeners: list[Callable[[], None]] = []
 
@@ -78,8 +81,8 @@ class Connection:
 
     async def open(self) -> None:
         """Connect; raises `Unavailable` with the reason if that takes too long or is refused."""
-        check_files(self._settings)
-        self._opening = spawn(self._client.connect(**self._options()), name="nats:connect")
+        options = connect_options(self._settings, self._service)
+        self._opening = spawn(self._client.connect(**options, **self._callbacks()), name="nats:connect")
         await asyncio.wait((self._opening,), timeout=CONNECT_S)
         if self._opening.done() and not self._opening.cancelled() and self._opening.exception() is None:
             self._opening = None
@@ -185,8 +188,7 @@ class Connection:
             raw = await future
         finally:
             timer.cancel()
-            self._interruptible.discard(future)
-            del self._waiting[token]
+            self._settle(token, future)
         if raw.status == 503 and not raw.data:
             raise NoResponders(f"nobody answers on {subject}")
         return raw
@@ -222,8 +224,7 @@ class Connection:
             await future
         finally:
             timer.cancel()
-            self._interruptible.discard(future)
-            del self._waiting[token]
+            self._settle(token, future)
         if found[-1].status == 503:
             raise NoResponders(f"nobody answers on {subject}")
         return found
@@ -233,6 +234,12 @@ class Connection:
         return self._command(subject, "", data, headers)
 
     # --- inside -------------------------------------------------------------------------
+
+    def _settle(self, token: str, future: asyncio.Future[Any]) -> None:
+        self._interruptible.discard(future)
+        del self._waiting[token]
+        if future.done() and not future.cancelled():
+            future.exception()  # a write that failed leaves one that nobody asks for
 
     def _answer(self, raw: Raw) -> None:
         waiting = self._waiting.get(raw.subject[len(self._inbox) :])
@@ -280,44 +287,31 @@ class Connection:
             self._last_error = str(error)
         await self._client.finish(flushed=False)
 
-    def _options(self) -> dict[str, Any]:
-        settings = self._settings
-        options: dict[str, Any] = {
-            "servers": [url.strip() for url in settings.nats_url.split(",") if url.strip()],
-            "name": f"holdfast {self._service} {settings.replica_name}",
-            "inbox_prefix": f"_INBOX_{self._service.replace('-', '_')}",
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.2,
-            "ping_interval": PING_S,
-            "max_outstanding_pings": PINGS_LOST_MAX,
-            "connect_timeout": 2,
-            "pending_size": OUTBOX_BYTES_MAX,
+    def _callbacks(self) -> dict[str, Any]:
+        return {
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_client_closed,
         }
-        if settings.nats_creds:
-            options["user_credentials"] = settings.nats_creds
-        if settings.nats_nkey_seed_file:
-            options["nkeys_seed"] = settings.nats_nkey_seed_file
-        if settings.nats_user:
-            options["user"] = settings.nats_user
-            options["password"] = settings.nats_password
-        if settings.nats_token:
-            options["token"] = settings.nats_token
-        if tls := tls_context(settings):
-            options["tls"] = tls
-        return options
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
+        before, self._last_error = self._last_error, str(error) or type(error).__name__
         self._errors += 1
-        if self._opening is not None and "authorization violation" in self._last_error.lower():
-            self._opening.cancel()  # the same credentials would be refused again
-            return
-        if not self._closing:
+        if "authorization violation" in self._last_error.lower():
+            self._on_refused()
+        now = asyncio.get_running_loop().time()
+        if not self._closing and (self._last_error != before or now - self._said_at > SAY_AGAIN_S):
+            self._said_at = now
             logger.warning("nats: %s", self._last_error, extra={"action": "nats.error"})
+
+    def _on_refused(self) -> None:
+        """Credentials that are refused will be refused again: the client would go on asking for ever."""
+        self._refusals += 1
+        if self._opening is not None:
+            self._opening.cancel()
+        elif self._refusals == REFUSALS_MAX:
+            self._ending = spawn(self._client.finish(flushed=False), name="nats:refused")
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()
@@ -327,6 +321,8 @@ class Connection:
 
     async def _on_reconnected(self) -> None:
         self._connected.set()
+        self._refusals = 0
+        self._last_error = ""
         logger.info("connected to NATS again", extra={"action": "nats.reconnected"})
         for listener in list(self._reconnect_listeners):
             listener()
@@ -335,24 +331,3 @@ class Connection:
         self._interrupt("the connection to NATS is closed")
         if not self._closing and self._on_closed is not None:
             self._on_closed()
-
-
-def check_files(settings: Settings) -> None:
-    """Refuse a file that cannot be read; the client would only look at it when a server asks for it."""
-    for setting in ("nats_creds", "nats_nkey_seed_file", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"):
-        path: str = getattr(settings, setting)
-        try:
-            if path:
-                Path(path).read_bytes()
-        except OSError as error:
-            raise Unavailable(f"HOLDFAST_{setting.upper()}: {error}") from error
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS as the settings ask for it; None leaves it to the URL's scheme."""
-    if not (settings.nats_tls_ca or settings.nats_tls_cert):
-        return None
-    context = ssl.create_default_context(cafile=settings.nats_tls_ca or None)
-    if settings.nats_tls_cert:
-        context.load_cert_chain(Path(settings.nats_tls_cert), Path(settings.nats_tls_key))
-    return context

@@ -151,19 +151,20 @@ class NatsLog:
         patience = Patience(sum(len(member.data) for member in (state, *ensure)))
         unsure = False
         while True:
+            silent = False
             try:
                 async with self._batches:
                     return await self._batch(state, ensure, unsure=unsure, answer_s=patience.answer_s)
             except Mismatch as mismatch:
                 return await self._after_mismatch(state, ensure, expected, mismatch)
             except Interrupted as failure:
-                unsure = True
+                unsure = silent = True
                 why = str(failure)
             except NoResponders as failure:
                 why = str(failure)
             except _NotNow as answer:
                 why = str(answer)
-            await patience.wait(f"{state.subject} was not committed: {why}")
+            await patience.wait(f"{state.subject} was not committed: {why}", silent=silent)
 
     async def _after_mismatch(
         self, state: Command, ensure: Sequence[Command], expected: int, mismatch: Mismatch

@@ -70,12 +70,18 @@ class Patience:
     def __init__(self, size: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self.answer_s = REQUEST_S + size / SLOWEST_BYTES_S
-        """How long one answer may take."""
+        """How long the next answer may take."""
         self._deadline = self._loop.time() + BUDGET_S + 2 * size / SLOWEST_BYTES_S
         self._delay_s = RETRY_MIN_S
 
-    async def wait(self, why: str) -> None:
-        """Wait before the next try; raises `Unavailable` when the time is up."""
+    async def wait(self, why: str, *, silent: bool = False) -> None:
+        """Wait before the next try; raises `Unavailable` when the time is up.
+
+        `silent`: there was no answer. Then the next one is given twice the time: a server that is slow because it has
+        much to do must not be given more to do.
+        """
+        if silent:
+            self.answer_s *= 2
         if self._loop.time() + self._delay_s > self._deadline:
             raise Unavailable(why)
         await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
@@ -90,6 +96,7 @@ async def store(connection: Connection, message: Command, *, repeatable: bool = 
     patience = Patience(len(message.data))
     unsure = False
     while True:
+        silent = False
         try:
             raw = await connection.request(message.subject, message.data, message.headers, timeout_s=patience.answer_s)
             ack = pub_ack(raw)
@@ -102,9 +109,9 @@ async def store(connection: Connection, message: Command, *, repeatable: bool = 
         except Interrupted as failure:
             if not repeatable:
                 raise
-            unsure = True
+            unsure = silent = True
             why = str(failure)
-        await patience.wait(f"{message.subject} was not stored: {why}")
+        await patience.wait(f"{message.subject} was not stored: {why}", silent=silent)
 
 
 def refuse(subject: str, error: ApiError, *, unsure: bool) -> None:

@@ -184,18 +184,24 @@ class Reader:
         patience = Patience()
         while True:
             try:
-                return await self._connection.request(subject, data)
+                return await self._connection.request(subject, data, timeout_s=patience.answer_s)
             except (Interrupted, NoResponders) as failure:
-                await patience.wait(f"{self._stream} cannot be read: {failure}")
+                await patience.wait(
+                    f"{self._stream} cannot be read: {failure}", silent=isinstance(failure, Interrupted)
+                )
 
     async def _many(self, filters: Sequence[str]) -> list[Raw]:
         patience = Patience()
         question = msgspec.json.encode(_Last(list(filters)))
         while True:
             try:
-                return await self._connection.request_many(self._direct, question, is_last=_is_status)
+                return await self._connection.request_many(
+                    self._direct, question, is_last=_is_status, timeout_s=patience.answer_s
+                )
             except (Interrupted, NoResponders) as failure:
-                await patience.wait(f"{self._stream} cannot be read: {failure}")
+                await patience.wait(
+                    f"{self._stream} cannot be read: {failure}", silent=isinstance(failure, Interrupted)
+                )
 
 
 def _is_status(raw: Raw) -> bool:

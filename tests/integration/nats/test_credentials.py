@@ -181,6 +181,19 @@ async def test_a_connection_that_the_server_ends_for_good_is_told(start: Start) 
     assert closed == [True]
 
 
+async def test_credentials_that_are_withdrawn_end_the_connection(start: Start) -> None:
+    """The client would go on asking five times a second, for ever."""
+    closed: list[bool] = []
+    server = start("authorization { user: me, password: secret }")
+    settings = Settings(nats_url=server.url, nats_user="me", nats_password="secret")
+    bus = await connect(settings, service="test", on_closed=lambda: closed.append(True))
+    server.kill()
+    server._config.write_text(server._config.read_text().replace("secret", "changed"))
+    server.start()
+    await until(lambda: closed == [True], "that it is told")
+    await bus.close()
+
+
 async def test_a_forbidden_subject_is_named_in_the_failure(start: Start, connected: Connect) -> None:
     server = start(
         "authorization { users: ["

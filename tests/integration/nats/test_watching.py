@@ -105,7 +105,7 @@ async def test_an_ended_watch_leaves_no_consumer(server: NatsServer, connected: 
 async def test_a_bucket_with_more_keys_than_a_pull_holds_is_listed_whole(
     server: NatsServer, connected: Connect
 ) -> None:
-    bus = await connected(server.url)
+    bus = await connected(server.url, storage="memory")
     keys = {f"k{n}": str(n).encode() for n in range(2500)}
     for start in range(0, 2500, 250):
         await asyncio.gather(*(bus.resources.put(f"k{n}", keys[f"k{n}"]) for n in range(start, start + 250)))
