@@ -72,6 +72,9 @@ BASE_CHECKED = ("subjects", "retention", "storage", "discard", "num_replicas", "
 TASKS_CHECKED = (*BASE_CHECKED, "allow_direct", "allow_atomic", "allow_rollup_hdrs", "allow_msg_ttl")
 
 
+SETTING_OF = {"num_replicas": "HOLDFAST_STREAM_REPLICAS", "storage": "HOLDFAST_STORAGE"}
+
+
 def stream_plans(settings: Settings) -> list[StreamPlan]:
     """All streams."""
     base: dict[str, Any] = {
@@ -251,9 +254,10 @@ def _check_stream(plan: StreamPlan, found: Mapping[str, Any]) -> None:
         if field == "subjects":
             is_, must = sorted(is_ or []), sorted(must)
         if (is_ or False) != (must or False):
+            setting = f", set {SETTING_OF[field]}" if field in SETTING_OF else ""
             raise Incompatible(
                 f"stream {plan.name} has {field} = {is_!r}, and it must be {must!r}: change it with"
-                f" `nats stream edit {plan.name}`, or, if nothing in it is needed, remove it and start again"
+                f" `nats stream edit {plan.name}`{setting}, or, if nothing in it is needed, remove it and start again"
             )
 
 
