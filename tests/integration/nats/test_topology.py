@@ -113,7 +113,7 @@ async def test_other_settings_than_the_streams_were_made_with_are_refused(
     raw: Connection, shared: NatsServer, connected: Connect, settings: dict[str, Any]
 ) -> None:
     await connected(shared.url)
-    with pytest.raises(Incompatible, match="storage = 'file'.*set HOLDFAST_STORAGE"):
+    with pytest.raises(Incompatible, match=r"storage = 'file'.*set HOLDFAST_STORAGE"):
         await connected(shared.url, **settings)
 
 
