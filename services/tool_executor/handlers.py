@@ -27,7 +27,7 @@ from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
-from services.tool_executor.calls import Call, Caller, NotNow, Outcome
+from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
 from services.tool_executor.core import arguments
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.ledger import Ledger
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.runtime.service import Runtime
-    from services.tool_executor.calls import ToolServer
+    from services.tool_executor.calls import MAYBE, ToolServer
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class ToolCommands:
         self._find = find
         self.running = Running()
         settings = runtime.settings
-        self._caller = Caller(Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics), self._clock)
+        self._ledger = Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics)
+        self._caller = Caller(self._ledger, self._clock)
         self._handed_back_max = min(HANDED_BACK_MAX, settings.deliveries_max - 1)
 
     async def handle(self, inbound: Inbound) -> None:
@@ -121,13 +122,15 @@ class ToolCommands:
             return
         for call in state.calls:
             if str(call.n) == n:
+                why = f"The call could not be carried out ({reason}): {error[:500]}"
+                begun = await self._ledger.may_have_run(log, subjects.ledger(request, call.n))
                 finished = ToolFinished(
                     request=request,
                     n=call.n,
                     tool_call_id=call.id,
                     tool=call.tool,
-                    outcome="failed",
-                    content=f"The call could not be carried out ({reason}): {error[:500]}",
+                    outcome="unknown" if begun else "failed",
+                    content=f"{why} {MAYBE}" if begun else why,
                     at=self._clock.now(),
                 )
                 subject = subjects.tool_event(request, call.n)
@@ -224,11 +227,18 @@ class ToolCommands:
             self._hand_back_if_busy(server, target, delivered)
             return await self._caller.make(self._call(command, target, server, values))
         except BadArguments as wrong:
-            return Outcome("failed", str(wrong))
+            return await self._not_made(command, str(wrong))
         except NotNow as reason:
             if delivered <= self._handed_back_max:
                 raise RetryLater(str(reason), after_s=HAND_BACK_S) from reason
-            return Outcome("failed", f"{asked.name!r} could not be called. {reason}")
+            return await self._not_made(command, f"{asked.name!r} could not be called. {reason}")
+
+    async def _not_made(self, command: Command, why: str) -> Outcome:
+        """The outcome of a call that this delivery does not make; an earlier one may have begun it all the same."""
+        ledger = command.subjects.ledger(command.run.request, command.run.n)
+        if command.redelivered and await self._ledger.may_have_run(command.log, ledger):
+            return Outcome("unknown", f"Whoever ran this call was interrupted, and now: {why} {MAYBE}")
+        return Outcome("failed", why)
 
     def _server(self, key: ServerKey) -> ToolServer:
         server = self._find(key)

@@ -76,6 +76,11 @@ class Ledger:
         """The entry of the next attempt of a call that is ours; None if it is not ours any more."""
         return await self._write(log, subject, Begin(begun.entry.attempt + 1, begun.revision))
 
+    async def may_have_run(self, log: Log, subject: str) -> bool:
+        """Whether somebody began the call, so that nobody may say that it was not made."""
+        entry, _ = await self._read(log, subject)
+        return entry is not None and entry != self._unused.get(subject)
+
     def used(self, subject: str) -> None:
         """The call is being made: from now on, the entry counts."""
         self._unused.pop(subject, None)

@@ -292,6 +292,24 @@ async def test_a_call_whose_server_stays_away_fails_with_the_reason() -> None:
     assert await stage.letters() == []
 
 
+@pytest.mark.parametrize("then", ["away", "forgotten"])
+async def test_a_call_that_a_dead_replica_began_is_never_said_not_to_have_been_made(then: str) -> None:
+    stage = ScriptedStage()
+    server = await one_server(stage)
+    async with stage.copy("one", s=server) as first:
+        task = await stage.ask("s__act", "slow")
+        await until(lambda: server.made == ["slow"], "the call is under way")
+        first.dead = True
+        away = ScriptedServer()
+        away.up = False
+        if then == "forgotten":
+            await stage.declare("other")
+        async with stage.copy("two", s=away):
+            result = await stage.until_result(task)
+    assert result.outcome == "unknown"
+    assert "may or may not have taken effect" in result.content
+
+
 async def test_a_tool_of_a_server_that_is_not_ready_is_not_called_unknown() -> None:
     stage = ScriptedStage()
     await stage.declare("s", ready=False, detail="Connection failed: no such command")
