@@ -180,12 +180,18 @@ class Events:
                 case _:
                     assert_never(fired.timer)
             if not moved and inbound.delivered <= EARLY_MAX:
-                await self._hand_back_if_needed(task, fired, inbound.delivered)
+                await self._look_again(task, fired, inbound.delivered)
 
-    async def _hand_back_if_needed(self, task: TaskSubjects, fired: TimerFired, delivered: int) -> None:
-        """A timer is set before the state that needs it is written, and may fire before that, too."""
-        if needs((await self._table.load(task, 0)).state, fired):
+    async def _look_again(self, task: TaskSubjects, fired: TimerFired, delivered: int) -> None:
+        """A timer is set before the state that needs it is written, and may fire before that, too.
+
+        Or it was handled before, by somebody who wrote the state and not the command.
+        """
+        state = (await self._table.load(task, 0)).state
+        if needs(state, fired):
             raise RetryLater(f"the state of task {task.task} is behind its timer", after_s=EARLY_S * 2**delivered)
+        if delivered > 1 and state is not None:
+            await self._table.ensure(task, state)
 
     async def deadline(self, task: TaskSubjects, subject: str, now: datetime) -> bool:
         """End a task whose deadline has passed."""

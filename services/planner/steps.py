@@ -58,18 +58,28 @@ class Steps:
 
         `again`: the cause may have been handled before by somebody who then died, so what must be under way is
         ensured even if the state stays. Raises `Broken` for an input that cannot be.
+
+        A state is never decided on that is older than one which is known: a stale replica must not say that nothing
+        is to be done.
         """
         lock = self._locks.setdefault(task, asyncio.Lock())
         async with lock:
-            cached = self._table.cached(task)
-            if cached is not None and (moved := await self._try_cached(task, cached, decide)) is not None:
-                return moved
+            known = at_least
+            if (cached := self._table.cached(task)) is not None:
+                try:
+                    if (moved := await self._try_cached(task, cached, decide)) is not None:
+                        return moved
+                    known = max(known, cached.revision)
+                except Conflict:
+                    self._table.forget(task)
+                    known = max(known, cached.revision + 1)
             for _ in range(CONFLICTS_MAX):
-                held = await self._table.load(task, at_least)
+                held = await self._table.load(task, known)
                 try:
                     moved = await self._move(task, held, decide)
                 except Conflict:
                     self._metrics.conflicts.inc()
+                    known = max(known, held.revision + 1)
                     continue
                 except Impossible as impossible:
                     raise Broken(f"task {task.namespace}/{task.task}: {impossible}") from impossible
@@ -79,14 +89,14 @@ class Steps:
         raise RetryLater(f"task {task.namespace}/{task.task} changed {CONFLICTS_MAX} times meanwhile", after_s=0.2)
 
     async def _try_cached(self, task: TaskSubjects, held: Held, decide: Decide) -> bool | None:
-        """Whether the task moved, or None if only the newest state can tell."""
+        """Whether the task moved, or None if only the newest state can tell. Raises `Conflict`."""
         try:
             happened = await decide(held.state)
             if isinstance(happened, NotYet):
                 return False
             if happened is not None and await self._apply(task, held, happened):
                 return True
-        except (Conflict, Impossible):
+        except Impossible:
             self._table.forget(task)
         return None
 

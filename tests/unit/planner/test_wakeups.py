@@ -18,7 +18,7 @@ from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.clock import ManualClock
 from services.runtime.memory.server import MemoryServer
-from services.runtime.ports import Outgoing
+from services.runtime.ports import Entry, Log, Outgoing
 from services.runtime.resources import Resources
 from services.runtime.secrets import Secrets
 from services.runtime.service import Runtime
@@ -179,4 +179,46 @@ async def test_an_agent_that_became_ready_while_the_bus_was_away_wakes_its_tasks
     bench.away = ""
     await bench.stage.until_state(TASK, AwaitingModel)
     await bench.planner.stop()
+    await bench.tasks.close()
+
+
+class Behind:
+    """A log that answers from replicas which are behind, as far as it is allowed to."""
+
+    def __init__(self, log: Log, answers: list[Entry]) -> None:
+        self._log = log
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def get(self, subject: str, *, at_least: int = 0) -> Entry | None:
+        while self._answers:
+            answer = self._answers.pop(0)
+            if answer.seq >= at_least:
+                return answer
+        return await self._log.get(subject, at_least=at_least)
+
+
+async def test_after_a_lost_race_nothing_older_is_believed() -> None:
+    bench = Bench()
+    await bench.stage.apply(agent())
+    await bench.stage.apply_ready(scripted_llm())
+    await bench.clock.advance(0)
+    log = bench.stage.bus.log(0)
+    states = (
+        AwaitingModel(**bench.header(), budget=BUDGET, turn=1),
+        bench.retrying(-1),
+        AwaitingModel(**bench.header(), budget=BUDGET, turn=1, attempt=2),
+    )
+    entries: list[Entry] = []
+    for state in states:
+        await bench.put(state, expected=entries[-1].seq if entries else 0)
+        entry = await log.get(TASK.state)
+        assert entry is not None
+        entries.append(entry)
+    oldest, older, _ = entries
+    bench.bus._logs = (Behind(bench.bus.log(0), [older, oldest]),)  # type: ignore[assignment]  # the rest is passed on
+    await bench.fire("retry", -1, delivered=2)
+    assert await log.get(TASK.model_command(1, 2)) is not None
     await bench.tasks.close()
