@@ -89,6 +89,8 @@ class DurableConsumer:
         if seq in self._again:
             self._again.remove(seq)
         self._delivered.pop(seq, None)
+        if self.stream.work_queue:
+            self.stream.remove(seq)
 
     def nak(self, seq: int, delay_s: float) -> None:
         """Deliver a message again after `delay_s`."""

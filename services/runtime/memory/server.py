@@ -28,8 +28,10 @@ class MemoryServer:
             self._stream(subjects.task_stream(partition), subjects.task_stream_subjects(partition), history=1)
             for partition in range(partitions)
         )
-        self.requests = self._stream(subjects.REQUESTS_STREAM, subjects.REQUESTS_SUBJECTS, history=None)
-        self.timers = self._stream(subjects.TIMERS_STREAM, subjects.TIMERS_SUBJECTS, history=1)
+        self.requests = self._stream(
+            subjects.REQUESTS_STREAM, subjects.REQUESTS_SUBJECTS, history=None, work_queue=True
+        )
+        self.timers = self._stream(subjects.TIMERS_STREAM, subjects.TIMERS_SUBJECTS, history=1, work_queue=True)
         self.dead_letters = self._stream(subjects.DEAD_LETTERS_STREAM, subjects.DEAD_LETTERS_SUBJECTS, history=1)
         bucket = subjects.RESOURCES_BUCKET
         self.resources = self._stream(f"KV_{bucket}", (f"$KV.{bucket}.>",), history=1)
@@ -88,8 +90,8 @@ class MemoryServer:
             case _:
                 raise ValueError(f"{consumer!r} is not a consumer")
 
-    def _stream(self, name: str, captures: Sequence[str], *, history: int | None) -> Stream:
-        stream = Stream(name, captures, self.clock, history=history)
+    def _stream(self, name: str, captures: Sequence[str], *, history: int | None, work_queue: bool = False) -> Stream:
+        stream = Stream(name, captures, self.clock, history=history, work_queue=work_queue)
         stream.observe(self._tell)
         return stream
 

@@ -18,10 +18,22 @@ Observer = Callable[[Entry], None]
 
 
 class Stream:
-    """Messages of the subjects that it captures; the newest `history` of each subject, or all of them."""
+    """Messages of the subjects that it captures; the newest `history` of each subject, or all of them.
 
-    def __init__(self, name: str, captures: Sequence[str], clock: AlarmClock, *, history: int | None) -> None:
+    Of a work queue, a message that was acknowledged is gone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        captures: Sequence[str],
+        clock: AlarmClock,
+        *,
+        history: int | None,
+        work_queue: bool = False,
+    ) -> None:
         self.name = name
+        self.work_queue = work_queue
         self._captures = tuple(captures)
         self._clock = clock
         self._history = history
@@ -92,6 +104,14 @@ class Stream:
         """The newest message of each subject that matches a filter, by sequence."""
         seqs = sorted(self.newest_seq(subject) for subject in self.subjects(filters))
         return [self._entries[seq] for seq in seqs]
+
+    def remove(self, seq: int) -> None:
+        """Remove a message, if it is there."""
+        if (entry := self._entries.pop(seq, None)) is not None:
+            seqs = self._by_subject[entry.subject]
+            seqs.remove(seq)
+            if not seqs:
+                del self._by_subject[entry.subject]
 
     def purge(self, filter_: str) -> None:
         """Remove every message whose subject matches."""

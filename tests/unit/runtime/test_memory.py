@@ -167,3 +167,15 @@ async def test_after_closing_a_bus_takes_and_hears_nothing() -> None:
     assert list(await queue.take(1)) == []
     assert len(await (await other.queue("planner", 0)).take(1)) == 1
     assert heard == []
+
+
+async def test_a_request_that_was_handled_is_not_kept() -> None:
+    bus = MemoryBus()
+    queue = await bus.queue("planner-requests")
+    for data in (b"1", b"2"):
+        await bus.signals.store("hf.tasks.default.submit", data)
+    first, second = await queue.take(2)
+    await first.ack()
+    assert [entry.data for entry in bus.server.requests.entries()] == [b"2"]
+    await second.term("it is none")
+    assert bus.server.requests.subjects([">"]) == []
