@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import npm
 from tests.support.dev import Dev
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "howto" / "submit-a-task.md"
-NPM_PACKAGE = Path("@nats-io") / "transport-node"
 
 
 def example(language: str) -> str:
@@ -49,22 +48,13 @@ def test_the_python_example_submits_a_task_and_prints_its_answer(dev: Dev, tmp_p
     assert run([sys.executable, "submit.py"], dev, tmp_path) == first, "the same message id is the same task"
 
 
-def node_modules() -> Path | None:
-    """A folder of npm packages that has the one we need."""
-    places = [ROOT / "node_modules", *map(Path, filter(None, os.environ.get("NODE_PATH", "").split(os.pathsep)))]
-    return next((place for place in places if (place / NPM_PACKAGE).is_dir()), None)
-
-
 def test_the_node_example_submits_a_task(dev: Dev, tmp_path: Path) -> None:
-    node, packages = shutil.which("node"), node_modules()
-    if node is None:
-        pytest.skip("there is no node on this machine")
-    if packages is None:
-        pytest.skip(f"npm package {NPM_PACKAGE} is neither in ./node_modules nor in $NODE_PATH")
-    (tmp_path / "node_modules").symlink_to(packages)
+    packages = npm.packages(Path(__file__).with_name("node") / "package-lock.json")
+    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
     (tmp_path / "submit.mjs").write_text(example("javascript"))
-    task = run([node, "submit.mjs"], dev, tmp_path).removeprefix("task: ").strip()
-    assert dev.run("watch", task).code == 0
+    done = npm.node("submit.mjs", cwd=tmp_path, env={**os.environ, "NATS_URL": dev.url})
+    assert done.returncode == 0, done.stderr
+    assert dev.run("watch", done.stdout.removeprefix("task: ").strip()).code == 0
 
 
 def test_the_json_of_the_page_is_what_is_sent_and_answered(dev: Dev) -> None:
