@@ -27,7 +27,7 @@ demo: $(DEMO) ## An agent with real MCP servers, a SIGKILL in the middle, and th
 test: $(DEV) ## All tests, with small budgets for those that could go on for ever
 	$(BIN)/pytest $(ARGS)
 
-unit: $(DEV) ## The tests that need no server: seconds
+unit: $(DEV) ## The tests that need no server: under a minute
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
 
 check: $(DEV) ## Format, lint, types (mypy and pyright, strict, tests included), generated files
