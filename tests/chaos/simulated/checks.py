@@ -19,9 +19,7 @@ from services.runtime.ports import Entry
 from tests.chaos.simulated.outside import said
 from tests.chaos.simulated.replay import explain
 from tests.chaos.simulated.scenario import CALL_COST_MAX
-from tests.chaos.simulated.world import World
-
-ENDED = (FinalAnswer, Failed, Cancelled)
+from tests.chaos.simulated.world import ENDED, World
 
 
 def check(world: World) -> list[str]:
@@ -35,6 +33,8 @@ def check(world: World) -> list[str]:
         states = states_of(world, task)
         for problem in (
             *_end(states),
+            *_answer(world, states),
+            *_removal(world, task),
             *_recorded_once(world, task),
             *_tool_results(world, task, states),
             *_commands(world, task, states),
@@ -57,6 +57,32 @@ def _end(states: list[tuple[Entry, State]]) -> Iterator[str]:
     for entry, state in states[:-1]:
         if isinstance(state, ENDED):
             yield f"its end at {entry.seq} was not the end"
+
+
+def _answer(world: World, states: list[tuple[Entry, State]]) -> Iterator[str]:
+    """The answer is what the script makes of the results of the last request, in call order."""
+    if not states or not isinstance(ended := states[-1][1], FinalAnswer):
+        return
+    results = ""
+    for _, state in states:
+        if isinstance(state, AwaitingTools):
+            task = world.scenario.subjects(state.task)
+            stored = {entry.subject: entry.data for entry in world.history.of(task, task.tool_events(state.request))}
+            calls = [stored.get(task.tool_event(state.request, call.n), b"") for call in state.calls]
+            results = "\n".join(decode(data, ToolFinished).content for data in calls if data)
+    entries = {entry.seq: entry for entry in world.history.by_task[world.scenario.subjects(ended.task)]}
+    said = decode(entries[ended.window[-1]].data, ModelAnswered).message.content
+    if said != f"done in {ended.turn}: {results}":
+        yield f"its answer is {said!r}, and the last results are {results!r}"
+
+
+def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
+    """Of a task that was removed, nothing is left."""
+    if task.task not in world.removed:
+        return
+    stored = [*world.server.tasks[task.partition].subjects([">"]), *world.server.timers.subjects([">"])]
+    if left := [subject for subject in stored if task.task in subject.split(".")]:
+        yield f"it was removed, and these are left: {left}"
 
 
 def _dead_letters(world: World) -> Iterator[str]:

@@ -133,7 +133,7 @@ class SimulatedModel:
 
     async def call(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         world = self._process.world
-        user = next((m.content for m in request.messages if isinstance(m, UserMessage)), "")
+        user = next((m.content for m in reversed(request.messages) if isinstance(m, UserMessage)), "")
         world.note(self._process.name, "model.call", f"{user} {request.turn}.{request.attempt}", "")
         world.history.model_calls.append(
             ModelRequested(request.messages, request.turn, request.attempt, world.clock.now(), self._process.name)

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from schemas.ids import partition_of
+from schemas.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from schemas.requests import Limits
 from schemas.resources import (
     LLM,
@@ -46,6 +47,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     by_request: bool = False
     """Asked by request-reply; otherwise published to the stream."""
     cancel_at_s: float | None = None
+    context_window: tuple[Message, ...] | None = None
+    """A conversation so far; otherwise, the task's name is all that is said."""
+    removed: bool = False
+    """When everything is over, it is deleted."""
 
 
 class Upset(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +162,18 @@ def _task(rng: random.Random, name: str, agent: str) -> Asked:
         limits=limits,
         by_request=rng.random() < 0.5,
         cancel_at_s=at_s + 10 * rng.random() if rng.random() < 0.2 else None,
+        context_window=_conversation(name) if rng.random() < 0.2 else None,
+        removed=rng.random() < 0.15,
+    )
+
+
+def _conversation(name: str) -> tuple[Message, ...]:
+    call = ToolCall(id="before", name="box__look", arguments='{"key":"before"}')
+    return (
+        UserMessage(content="look first"),
+        AssistantMessage(content="I look", tool_calls=(call,)),
+        ToolMessage(tool_call_id="before", name="box__look", content="nothing there"),
+        UserMessage(content=name),
     )
 
 

@@ -83,7 +83,9 @@ def simulate(seed: int, *, rates: Rates | None = None, **replaced: Build) -> Out
         digest=_digest(world),
         crashes=world.faults.crashes,
         virtual_s=world.loop.time(),
-        ended=[type(world.state(world.scenario.subjects(name))).__name__ for name in sorted(world.accepted)],
+        ended=[
+            type(world.state(world.scenario.subjects(name))).__name__ for name in sorted(world.accepted - world.removed)
+        ],
         events=_events(world),
     )
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas import subjects
-from schemas.requests import Accepted, CancelTask, Rejected, Reply, SubmitTask
+from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
 from schemas.resources import Resource
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, State, decode_state
@@ -23,6 +23,7 @@ from schemas.wire import decoder_of, encode
 from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.clock import Alarm, LoopClock
+from services.runtime.memory.consumers import DurableConsumer
 from services.runtime.memory.server import MemoryServer
 from services.runtime.replica import Build, Replica
 from services.runtime.settings import Settings
@@ -34,6 +35,7 @@ from tests.chaos.simulated.scenario import NAMESPACE, Asked, Scenario, Upset, dr
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 CONSUMERS = (subjects.PLANNER, subjects.LLM_GATEWAY, subjects.TOOL_EXECUTOR)
+ENDED = (FinalAnswer, Failed, Cancelled)
 PATIENCE_S = 1800.0
 """Virtual time after the last fault in which everything must have ended: longer than every backoff together."""
 AT_ONCE_MAX = 20_000
@@ -99,6 +101,7 @@ class World:
         self.processes: list[Process] = []
         self.problems: list[str] = []
         self.accepted: set[str] = set()
+        self.removed: set[str] = set()
         self.repairs: list[str] = []
         """What the reconcilers had to repair."""
         self.trace: list[str] = []
@@ -173,19 +176,25 @@ class World:
         self.note("world", "CALM", "", "")
         end_s = self.loop.time() + PATIENCE_S
         await self._until(lambda: self._is_over() or self.loop.time() > end_s)
+        if self._is_over():
+            await asyncio.gather(*(self._remove(asked) for asked in self.scenario.tasks if asked.removed))
+            await self._until(lambda: self._is_over() or self.loop.time() > end_s)
         for process in self.processes:
             self.repaired(process)
 
     def _is_over(self) -> bool:
         ended = all(
-            isinstance(self.state(self.scenario.subjects(task)), FinalAnswer | Failed | Cancelled)
-            for task in self.accepted
+            isinstance(self.state(self.scenario.subjects(task)), ENDED) for task in self.accepted - self.removed
         )
-        return ended and not any(
-            self.server.consumer(name, partition).unfinished
-            for name in CONSUMERS
-            for partition in range(self.scenario.partitions)
-        )
+        return ended and not any(consumer.unfinished for consumer in self._consumers())
+
+    def _consumers(self) -> list[DurableConsumer]:
+        partitions = range(self.scenario.partitions)
+        return [
+            *(self.server.consumer(name, partition) for name in CONSUMERS for partition in partitions),
+            self.server.consumer(subjects.PLANNER_REQUESTS, None),
+            self.server.consumer(subjects.PLANNER_TIMERS, None),
+        ]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():  # noqa: ASYNC110 - the time is virtual, so that waiting costs nothing
@@ -200,8 +209,7 @@ class World:
         while self.loop.time() < self.scenario.calm_at_s:
             await asyncio.sleep(0.5)
             if self.faults.happens(self.faults.rates.duplicated / 2):
-                name, partition = rng.choice(CONSUMERS), rng.randrange(self.scenario.partitions)
-                consumer = self.server.consumer(name, partition)
+                consumer = rng.choice(self._consumers())
                 if held := consumer.held:
                     consumer.redeliver(rng.choice(held))
             if self.faults.happens(0.01) and self.processes:
@@ -267,15 +275,26 @@ class World:
 
     async def _ask(self, asked: Asked) -> None:
         await asyncio.sleep(asked.at_s)
-        request = SubmitTask(agent_name=asked.agent, name=asked.name, user_message=asked.name, limits=asked.limits)
+        request = SubmitTask(
+            agent_name=asked.agent,
+            name=asked.name,
+            user_message=asked.name if asked.context_window is None else None,
+            context_window=asked.context_window,
+            limits=asked.limits,
+        )
         await self._request("submit", encode(request), asked.name, by_request=asked.by_request)
         self.accepted.add(asked.name)
+        task = self.scenario.subjects(asked.name)
         if asked.cancel_at_s is not None:
             await asyncio.sleep(max(asked.cancel_at_s - self.loop.time(), 0.0))
-            task = self.scenario.subjects(asked.name)
             await self._until(lambda: self.server.tasks[task.partition].newest(task.submitted) is not None)
             data = encode(CancelTask(task=asked.name, reason="changed my mind"))
             await self._request("cancel", data, f"cancel-{asked.name}", by_request=asked.by_request)
+
+    async def _remove(self, asked: Asked) -> None:
+        data = encode(DeleteTask(task=asked.name))
+        await self._request("delete", data, f"delete-{asked.name}", by_request=True)
+        self.removed.add(asked.name)
 
     async def _request(self, verb: str, data: bytes, message_id: str, *, by_request: bool) -> None:
         headers = {subjects.MSG_ID: message_id}
