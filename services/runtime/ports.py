@@ -196,8 +196,8 @@ class Store(Protocol):
         """Write a key, at a revision if `expected` is given (0: it must not exist); raises `Conflict`."""
         ...
 
-    async def delete(self, key: str) -> None:
-        """Remove a key."""
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Remove a key, at a revision if `expected` is given; raises `Conflict`."""
         ...
 
     def watch(self) -> AsyncIterator[StoreEntry | None]:

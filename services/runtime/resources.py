@@ -137,11 +137,18 @@ class Resources:
         return None
 
     async def forget_status(self, kind: str, namespace: str, name: str) -> None:
-        """Remove the status of a resource that was deleted, if it has one: a removal is a change, which is seen."""
-        if ResourceKey("status", kind, namespace, name) not in self._statuses:
+        """Remove the status of a resource that was deleted, if it has one: a removal is a change, which is seen.
+
+        Only the status that is known here: if another replica has said something since, the resource is there again.
+        """
+        key = ResourceKey("status", kind, namespace, name)
+        if key not in self._statuses:
             return
-        await self._store.delete(subjects.status_key(kind, namespace, name))
-        self._statuses.pop(ResourceKey("status", kind, namespace, name), None)
+        try:
+            await self._store.delete(".".join(key), expected=self._status_revisions[key])
+        except Conflict:
+            return
+        self._statuses.pop(key, None)
 
     def _take(self, entry: StoreEntry) -> None:
         try:

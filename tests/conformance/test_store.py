@@ -88,6 +88,29 @@ async def test_deleting_what_is_not_there_is_no_error(bus: Bus) -> None:
     assert await bus.resources.get(KEY) is None
 
 
+async def test_a_key_is_deleted_at_its_revision_only(bus: Bus) -> None:
+    first = await bus.resources.put(KEY, b"1")
+    second = await bus.resources.put(KEY, b"2")
+    with pytest.raises(Conflict):
+        await bus.resources.delete(KEY, expected=first)
+    assert await bus.resources.get(KEY) == StoreEntry(KEY, second, b"2")
+    await bus.resources.delete(KEY, expected=second)
+    assert await bus.resources.get(KEY) is None
+    await bus.resources.delete(KEY, expected=second)
+
+
+async def test_deleting_what_is_not_there_is_no_change(adapter: Adapter) -> None:
+    bus = await adapter.open()
+    await bus.resources.put(KEY, b"1")
+    await bus.resources.delete(KEY)
+    watch = bus.resources.watch()
+    assert await next_of(adapter, watch, 1) == [None]
+    await bus.resources.delete(KEY)
+    await bus.resources.delete(OTHER)
+    revision = await bus.resources.put(OTHER, b"2")
+    assert await next_of(adapter, watch, 1) == [StoreEntry(OTHER, revision, b"2")]
+
+
 async def test_a_watch_of_an_empty_store_says_so_at_once(adapter: Adapter) -> None:
     bus = await adapter.open()
     assert await next_of(adapter, bus.resources.watch(), 1) == [None]

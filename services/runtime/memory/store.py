@@ -42,9 +42,14 @@ class MemoryStore:
         await self._pause("store.put:after", key)
         return entry.seq
 
-    async def delete(self, key: str) -> None:
-        """Remove a key: what remains is a mark, which watchers are told of."""
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Remove a key, at a revision if `expected` is given: what remains is a mark, which watchers are told of."""
         await self._pause("store.delete", key)
+        newest = self._stream.newest(self._prefix + key)
+        if newest is None or _is_deleted(newest):
+            return
+        if expected is not None and expected != newest.seq:
+            raise Conflict(f"{key} is at revision {newest.seq}, not at {expected}")
         self._stream.append(Outgoing(self._prefix + key, b"", {OPERATION: DELETED}))
 
     async def watch(self) -> AsyncIterator[StoreEntry | None]:

@@ -71,11 +71,20 @@ class NatsStore:
         except Mismatch as mismatch:
             raise Conflict(str(mismatch)) from mismatch
 
-    async def delete(self, key: str) -> None:
-        """Remove a key."""
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Remove a key, at a revision if `expected` is given."""
         found = await self._reader.find(self._prefix + key)
-        if found is not None and found.headers.get(OPERATION) not in DELETED:
-            await store(self._connection, Command(self._prefix + key, b"", {OPERATION: "DEL"}))
+        if found is None or found.headers.get(OPERATION) in DELETED:
+            return
+        headers = {OPERATION: "DEL"}
+        if expected is not None:
+            headers[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected)
+        try:
+            await store(self._connection, Command(self._prefix + key, b"", headers))
+        except Mismatch as mismatch:
+            found = await self._reader.get(self._prefix + key, at_least=mismatch.actual)
+            if not mismatch.unsure or found is None or found.headers.get(OPERATION) not in DELETED:
+                raise Conflict(str(mismatch)) from mismatch
 
     async def watch(self) -> AsyncIterator[StoreEntry | None]:
         """All keys as they are now, then None once, then every change; all of it again after an interruption."""

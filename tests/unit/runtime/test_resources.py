@@ -218,3 +218,21 @@ async def test_a_status_of_an_earlier_specification_gives_way() -> None:
         status = resources.status("LLM", "default", "gpt")
         assert status is not None
         assert status.status_detail == "new"
+
+
+async def test_only_the_status_that_is_known_is_forgotten() -> None:
+    """A slow replica sees the deletion when another one has already seen the resource come again."""
+    view = View()
+    await view.apply(an_llm())
+    async with view.open() as slow:
+        await slow.set_status("LLM", "default", "gpt", status="Ready", detail="old")
+        newer = await view.store.put(LLM_STATUS, encode(ready_for(await view.apply(an_llm(provider="openai")))))
+        await slow.forget_status("LLM", "default", "gpt")
+        entry = await view.store.get(LLM_STATUS)
+        assert entry is not None
+        assert entry.revision == newer
+
+
+def ready_for(revision: int) -> ResourceStatus:
+    at = ManualClock().now()
+    return ResourceStatus(ready=True, status="Ready", status_detail="new", observed_revision=revision, at=at)
