@@ -98,7 +98,7 @@ def needs(state: State | None, fired: TimerFired) -> bool:
             return True
         case "retry":
             if state is None:
-                return False
+                return True
             awaited = (fired.turn, fired.attempt)
             return _last_call(state) < awaited or (isinstance(state, RetryingModel) and _last_call(state) == awaited)
         case "recheck":

@@ -129,6 +129,13 @@ async def test_a_deadline_that_fires_before_its_state_is_written_is_handed_back(
     assert isinstance(await bench.stage.state(TASK), Failed)
 
 
+async def test_a_timer_of_a_task_that_is_not_seen_yet_is_handed_back() -> None:
+    bench = Bench()
+    with pytest.raises(RetryLater):
+        await bench.fire("retry", 0)
+    await bench.fire("retry", 0, delivered=7)
+
+
 async def test_a_timer_that_nobody_needs_is_forgotten_in_the_end() -> None:
     bench = Bench()
     await bench.put(AwaitingModel(**bench.header(), budget=BUDGET, turn=1))
