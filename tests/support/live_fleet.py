@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.runtime.tasks import spawn
+from tests.support import waiting
 from tests.support.nats_server import NatsServer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,7 +29,6 @@ SERVICES = ("planner", "llm-gateway", "tool-executor")
 ACK_WAIT_S = 1.5
 RECONCILE_S = 5.0
 START_S = 30.0
-POLL_S = 0.01
 LAST_WORDS_S = 0.5
 
 
@@ -52,14 +51,7 @@ class Death(NamedTuple):
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, wait_s: float) -> None:
     """Wait until a condition holds; fails with what never came true."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        held = condition()
-        if held if isinstance(held, bool) else await held:
-            return
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {wait_s:g} s: {what}")
-        await asyncio.sleep(POLL_S)
+    await waiting.until(condition, what, within_s=wait_s)
 
 
 class Fleet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from services.runtime.memory.server import MemoryServer
 from services.runtime.ports import Bus, Outgoing
 from services.runtime.replica import Build, Replica
 from services.runtime.settings import Settings
+from tests.support import waiting
 
 S = TypeVar("S")
 
@@ -35,11 +35,7 @@ decode_reply: Callable[[bytes], Reply] = decoder_of(Reply)
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, *, wait_s: float = WAIT_S) -> None:
     """Wait until a condition holds; fails after `wait_s`, saying what never came true."""
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while not await condition():
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {wait_s:g} s: {what}")
-        await asyncio.sleep(0.005)
+    await waiting.until(condition, what, within_s=wait_s)
 
 
 class Stage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -38,6 +37,7 @@ from services.runtime.ports import Bus, Outgoing
 from services.runtime.replica import Replica
 from services.runtime.settings import Settings
 from services.tool_executor.main import build
+from tests.support import waiting
 
 WAIT_S = 30.0
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,14 +45,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, within_s: float = WAIT_S) -> None:
     """Wait until a condition holds; fails after `within_s`, saying what never came true."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
-        await asyncio.sleep(0.01)
+    await waiting.until(condition, what, within_s=within_s)
 
 
 def module(name: str, *args: str) -> tuple[str, ...]:
