@@ -24,6 +24,9 @@ from tests.support.live_fleet import SERVICES, until
 
 KILLS_IN_CI = 8
 LOAD = 30
+"""Tasks under way at once."""
+LOAD_IN_CI = 10
+"""The same without `KILLS`: thirty make two processors so late that living replicas miss their acknowledgement wait."""
 SERVER_SHARE = 0.15
 PAUSE_S = (0.1, 1.2)
 LAST_S = 90.0
@@ -33,8 +36,9 @@ LAST_S = 90.0
 class Storm:
     """Load, and kills."""
 
-    def __init__(self, place: Arena, choices: random.Random) -> None:
+    def __init__(self, place: Arena, choices: random.Random, tasks: int) -> None:
         self._place = place
+        self._tasks = tasks
         self._random = choices
         self._names = itertools.count(1)
         self._load = Tasks()
@@ -43,7 +47,7 @@ class Storm:
 
     async def run(self, kills: int) -> list[str]:
         """All the kills, under load; the tasks that were still stuck at the end."""
-        lanes = [self._load.spawn(self._lane(), name="load") for _ in range(LOAD)]
+        lanes = [self._load.spawn(self._lane(), name="load") for _ in range(self._tasks)]
         for _ in range(kills):
             await asyncio.sleep(self._random.uniform(*PAUSE_S))
             await self._kill()
@@ -86,7 +90,7 @@ async def test_random_kills_lose_and_repeat_nothing(tmp_path: Path, commit: Comm
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
     print(f"\n{commit}: {kills} kills with seed {seed}; again: make chaos KILLS={kills} SEED={seed}")
     async with arena(tmp_path, commit=commit) as place:
-        storm = Storm(place, random.Random(seed))
+        storm = Storm(place, random.Random(seed), LOAD if os.environ.get("KILLS") else LOAD_IN_CI)
         stuck = await storm.run(kills)
         await storm.join()
         wrong = stuck + await place.judge(LOST_STOP_S)
