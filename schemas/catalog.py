@@ -21,11 +21,14 @@ from schemas.events import (
     TaskSubmitted,
     TimerFired,
     ToolFinished,
+    ToolOutput,
     ToolStarted,
+    WindowCompacted,
 )
-from schemas.live import TaskChanged, TextDelta, ToolProgress
+from schemas.flow import NamespaceFlow, PoolFlow
+from schemas.live import TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer, ResourceStatus
+from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Toolset
 from schemas.subjects import TaskSubjects
 from schemas.task import (
     AwaitingModel,
@@ -88,7 +91,7 @@ class Channel(NamedTuple):
         """How large a message may be; 0 where there is no body."""
         if not self.messages:
             return 0
-        is_payload = self.stream and self.stream != _RESOURCES_STREAM
+        is_payload = self.stream and self.stream not in (_RESOURCES_STREAM, _FLOW_STREAM)
         return PAYLOAD_BYTES_MAX if is_payload else MESSAGE_BYTES_MAX
 
 
@@ -103,6 +106,8 @@ _TASK = TaskSubjects(_PARTITION, _NAMESPACE, "{task}")
 _TASK_STREAM = subjects.task_stream(_PARTITION)
 _RESOURCES = f"$KV.{subjects.RESOURCES_BUCKET}."
 _RESOURCES_STREAM = f"KV_{subjects.RESOURCES_BUCKET}"
+_FLOW = f"$KV.{subjects.FLOW_BUCKET}."
+_FLOW_STREAM = f"KV_{subjects.FLOW_BUCKET}"
 
 STATES = (Initializing, Waiting, AwaitingModel, RetryingModel, AwaitingTools, FinalAnswer, Failed, Cancelled)
 
@@ -115,6 +120,7 @@ PLACEHOLDERS = {
     "request": "The batch of tool calls of one model answer: `r<turn>`.",
     "n": "The tool call's place in its answer, from 1.",
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
+    "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
     "kind": "The resource's kind.",
     "name": "The resource's name.",
     "stream": "The stream that holds the dead message.",
@@ -174,7 +180,7 @@ _TASK_CHANNELS = (
         name="model-events",
         address=_TASK.model_event(_TURN, _ATTEMPT),
         title="The outcome of a model call",
-        messages=(ModelAnswered, ModelFailed),
+        messages=(ModelAnswered, ModelFailed, WindowCompacted),
         published_by=("llm-gateway",),
         consumed_by=("planner", "llm-gateway", "tool-executor", "cli"),
         delivery="recorded-once",
@@ -213,6 +219,17 @@ _TASK_CHANNELS = (
         messages=(ConversationStarted,),
         published_by=("planner",),
         consumed_by=("planner", "llm-gateway", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="tool-outputs",
+        address=_TASK.tool_output("{request}", _CALL),
+        title="The whole output of a tool call whose result was shortened",
+        messages=(ToolOutput,),
+        published_by=("tool-executor",),
+        consumed_by=("tool-executor", "cli"),
         delivery="recorded-once",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -257,6 +274,27 @@ _TASK_CHANNELS = (
         title="What happens in a task, for those who watch: streamed text, progress, transitions",
         messages=(TextDelta, ToolProgress, TaskChanged),
         published_by=("planner", "llm-gateway", "tool-executor"),
+        consumed_by=("client", "cli"),
+        delivery="at-most-once",
+        kept="not at all",
+    ),
+    Channel(
+        name="task-text-asks",
+        address=_TASK.text,
+        title="What has been said so far in a model call under way, for those who join late",
+        messages=(TextAsked,),
+        published_by=("client", "cli"),
+        consumed_by=("llm-gateway",),
+        delivery="at-most-once",
+        kept="not at all",
+        reply="task-texts",
+    ),
+    Channel(
+        name="task-texts",
+        address="",
+        title="The text of a model call under way, on the inbox of whoever asked",
+        messages=(TextSoFar,),
+        published_by=("llm-gateway",),
         consumed_by=("client", "cli"),
         delivery="at-most-once",
         kept="not at all",
@@ -347,7 +385,7 @@ _OTHER_CHANNELS = (
         name="resource-specs",
         address=_RESOURCES + subjects.spec_key("{kind}", _NAMESPACE, "{name}"),
         title="A resource as it was applied",
-        messages=(LLM, Agent, MCPServer, ContactChannel),
+        messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota),
         published_by=("cli",),
         consumed_by=("every-service", "cli"),
         delivery="last-value",
@@ -364,6 +402,28 @@ _OTHER_CHANNELS = (
         delivery="at-revision",
         kept="until it is deleted",
         stream=_RESOURCES_STREAM,
+    ),
+    Channel(
+        name="flow-pools",
+        address=_FLOW + subjects.flow_pool("{account}"),
+        title="What is used of the limits of a provider's account and model, and by whom",
+        messages=(PoolFlow,),
+        published_by=("llm-gateway",),
+        consumed_by=("llm-gateway", "cli"),
+        delivery="at-revision",
+        kept="until it is deleted",
+        stream=_FLOW_STREAM,
+    ),
+    Channel(
+        name="flow-namespaces",
+        address=_FLOW + subjects.flow_namespace(_NAMESPACE),
+        title="What a namespace has used of its quota",
+        messages=(NamespaceFlow,),
+        published_by=("llm-gateway",),
+        consumed_by=("llm-gateway", "cli"),
+        delivery="at-revision",
+        kept="until it is deleted",
+        stream=_FLOW_STREAM,
     ),
 )
 

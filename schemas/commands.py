@@ -16,6 +16,8 @@ class CallModel(Wire, frozen=True, kw_only=True, tag="model.call.v1"):
     agent: str
     turn: int
     attempt: int
+    llm: str = ""
+    """The LLM to call instead of the agent's own: one of its fallbacks."""
 
 
 class RunTool(Wire, frozen=True, kw_only=True, tag="tool.run.v1"):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from schemas.messages import AssistantMessage, Message, ToolOutcome, Usage
-from schemas.requests import TaskSpec
+from schemas.messages import AssistantMessage, ImagePart, Message, ToolOutcome, Usage
+from schemas.requests import FailureCause, ResponseFormat, TaskSpec
 from schemas.wire import Instant, Wire, decoder_of
 
-ModelFailure = Literal["refused", "transient", "dead"]
+ModelFailure = Literal["refused", "transient", "throttled", "dead"]
 """Why a model call failed. `refused`: the same call would fail again; `transient`: try again later;
+`throttled`: it was not made, because a limit of ours leaves no room until `retry_after_s` has passed;
 `dead`: the command could not be handled and is a dead letter."""
 TimerKind = Literal["deadline", "retry", "recheck"]
 
@@ -46,6 +47,9 @@ class ModelAnswered(Wire, frozen=True, kw_only=True, tag="model.answered.v1"):
     """The model, in the provider's words."""
     latency_s: float = 0.0
     finish_reason: str = ""
+    invalid: str = ""
+    """Why the answer does not fit the response format; empty: it fits, or none was asked for. The conversation goes
+    on with these words, so that the model can mend it."""
 
 
 class ModelFailed(Wire, frozen=True, kw_only=True, tag="model.failed.v1"):
@@ -62,6 +66,32 @@ class ModelFailed(Wire, frozen=True, kw_only=True, tag="model.failed.v1"):
     """How long the provider asked to wait."""
     usage: Usage = Usage()
     llm: str = ""
+    cause: FailureCause = "other"
+
+
+class WindowCompacted(Wire, frozen=True, kw_only=True, tag="model.compacted.v1"):
+    """Instead of an answer: the conversation did not fit into the model's context, and goes on with a shorter one.
+
+    The first `replaced` entries of the window are replaced by this one, which stands for `messages`. What it replaces
+    stays in the stream. Tool calls and their results are on the same side of the cut.
+    """
+
+    turn: int
+    attempt: int
+    policy: Literal["truncateToolResults", "summarize"]
+    replaced: int
+    messages: tuple[Message, ...]
+    tokens_before: int
+    """Of the whole window, estimated."""
+    tokens_after: int
+    at: Instant
+    reason: str = ""
+    """What made it necessary, for people."""
+    usage: Usage = Usage()
+    """Of the call that wrote the summary."""
+    llm: str = ""
+    response_format: ResponseFormat | None = None
+    """Carried over from the beginning of the conversation."""
 
 
 class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
@@ -77,6 +107,10 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
     at: Instant
     latency_s: float = 0.0
     attempt: int = 1
+    images: tuple[ImagePart, ...] = ()
+    """What the model sees besides the text."""
+    whole: str = ""
+    """The subject of the whole output (`ToolOutput`), if `content` is only its head and tail."""
 
 
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
@@ -96,7 +130,7 @@ class TimerFired(Wire, frozen=True, kw_only=True, tag="timer.fired.v1"):
     attempt: int = 0
 
 
-TaskEvent = TaskSubmitted | ModelAnswered | ModelFailed | ToolFinished | CancelRequested
+TaskEvent = TaskSubmitted | ModelAnswered | ModelFailed | WindowCompacted | ToolFinished | CancelRequested
 """What the planner's consumer reads from the task stream."""
 
 decode_task_event: Callable[[bytes], TaskEvent] = decoder_of(TaskEvent)
@@ -107,6 +141,14 @@ class ConversationStarted(Wire, frozen=True, kw_only=True, tag="task.context.v1"
     """The messages that a conversation starts with: pinned once, so that a change of the agent cannot rewrite them."""
 
     messages: tuple[Message, ...]
+    response_format: ResponseFormat | None = None
+    """What the final answer has to look like."""
+
+
+class ToolOutput(Wire, frozen=True, kw_only=True, tag="tool.output.v1"):
+    """The whole text of a result that is too long to be shown to a model."""
+
+    content: str
 
 
 class ToolStarted(Wire, frozen=True, kw_only=True, tag="tool.started.v1"):

@@ -19,6 +19,24 @@ class TextDelta(Wire, frozen=True, kw_only=True, tag="live.delta.v1"):
     text: str
 
 
+class TextAsked(Wire, frozen=True, kw_only=True, tag="live.text-asked.v1"):
+    """A watcher asks whoever makes the task's model call for the text so far, from an offset on."""
+
+    turn: int = 0
+    """0: whichever turn is under way."""
+    attempt: int = 0
+    offset: int = 0
+
+
+class TextSoFar(Wire, frozen=True, kw_only=True, tag="live.text.v1"):
+    """The answer: the text of a call under way, from `offset` on, up to what has been published by now."""
+
+    turn: int
+    attempt: int
+    offset: int
+    text: str
+
+
 class ToolProgress(Wire, frozen=True, kw_only=True, tag="live.progress.v1"):
     """How far a tool call is, in its server's words."""
 

@@ -7,7 +7,7 @@ fields, wrapped as `kind: Task`, make a manifest.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +18,27 @@ TURNS_MAX_DEFAULT = 20
 PREVIEW_LENGTH = 50
 DEADLINE_S_MAX = 10 * 366 * 24 * 3600
 
+Priority = Literal["low", "normal", "high"]
+"""Which of a namespace's waiting model calls goes first. Namespaces share by weight, whatever their priorities."""
+FailureCause = Literal[
+    "rateLimited",
+    "overloaded",
+    "timeout",
+    "network",
+    "quotaExhausted",
+    "contextTooLong",
+    "authentication",
+    "invalidRequest",
+    "contentFiltered",
+    "notReady",
+    "maxTokens",
+    "maxCost",
+    "namespaceQuota",
+    "other",
+]
+"""What a model call failed of. `rateLimited`: 429, or a limit of ours; `overloaded`: 5xx; `network`: no whole answer
+came; `quotaExhausted`: the account must be paid for; `authentication`: 401 and 403; `invalidRequest`: another 4xx;
+`maxTokens`, `maxCost`: the task's own budget has no room for the call; `namespaceQuota`: its namespace's has none."""
 RefusalCode = Literal["malformed", "invalid", "conflict", "not_found", "unavailable"]
 
 
@@ -40,6 +61,17 @@ class Limits(Strict, frozen=True, kw_only=True):
             raise ValueError(f"deadlineSeconds is {self.deadline_s}; it must be {DEADLINE_S_MAX} (ten years) at most")
 
 
+class ResponseFormat(Strict, frozen=True, kw_only=True):
+    """What the final answer has to look like: JSON that fits a schema."""
+
+    type: Literal["json_schema"] = "json_schema"
+    name: str = "response"
+    schema: dict[str, Any]
+    """A JSON Schema."""
+    strict: bool = True
+    """Have the provider hold the model to the schema where it can. The answer is checked in any case."""
+
+
 class TaskSpec(Wire, frozen=True, kw_only=True):
     """What a task is: an agent, and either a message or a conversation so far."""
 
@@ -49,6 +81,9 @@ class TaskSpec(Wire, frozen=True, kw_only=True):
     limits: Limits = Limits()
     labels: dict[str, str] = {}
     contact_channel: str = ""
+    priority: Priority = "normal"
+    response_format: ResponseFormat | None = None
+    """Instead of the agent's own."""
 
 
 class SubmitTask(Strict, frozen=True, kw_only=True):
@@ -65,6 +100,8 @@ class SubmitTask(Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
     labels: dict[str, str] = {}
     contact_channel_ref: str = ""
+    priority: Priority = "normal"
+    response_format: ResponseFormat | None = None
 
 
 class CancelTask(Strict, frozen=True, kw_only=True):

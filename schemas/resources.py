@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.requests import Limits
+from schemas.requests import FailureCause, Limits, ResponseFormat
 from schemas.wire import Instant, Strict, Wire, check_money
 
 API_VERSION = "holdfast.dev/v1"
 API_VERSIONS_ACCEPTED = (API_VERSION, "acp.humanlayer.dev/v1alpha1")
-Kind = Literal["LLM", "Agent", "MCPServer", "ContactChannel"]
+Kind = Literal["LLM", "Agent", "MCPServer", "Toolset", "ContactChannel", "Quota"]
 """The kinds that the resources bucket holds. `Task` is a kind of manifest too: it is submitted."""
-KINDS: tuple[Kind, ...] = ("LLM", "MCPServer", "ContactChannel", "Agent")
+KINDS: tuple[Kind, ...] = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent")
 """In the order in which it is useful to apply them."""
 
 Status = Literal["Ready", "Error", "Pending"]
@@ -55,6 +55,14 @@ class SecretSource(Strict, frozen=True, kw_only=True):
     secret_key_ref: SecretKeyRef
 
 
+def _check_positive(limits: msgspec.Struct) -> None:
+    """Refuse numbers that are set and not above zero."""
+    for field in msgspec.structs.fields(type(limits)):
+        value = getattr(limits, field.name)
+        if isinstance(value, int | float | Decimal) and not value > 0:
+            raise ValueError(f"{field.encode_name} is {value}; it must be more than 0")
+
+
 # --- LLM --------------------------------------------------------------------------------
 
 
@@ -73,6 +81,30 @@ class LLMParameters(Strict, frozen=True, kw_only=True):
     """Wall time of one call, in seconds."""
     concurrency: int = 16
     """Calls at once, per replica."""
+    context_tokens: int | None = None
+    """Tokens that the model's context holds, question and answer together. Unknown: only the provider's refusal
+    tells that a conversation is too long."""
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    """OpenAI's `reasoning_effort`: low, medium, high."""
+
+
+class LLMLimits(Strict, frozen=True, kw_only=True):
+    """What may be asked of a model, by all replicas together.
+
+    LLMs that use the same key for the same model at the same address share one count, whatever their namespaces.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Input and output."""
+    concurrency: int | None = None
+    """Calls at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that would let nothing through."""
+        _check_positive(self)
 
 
 class OpenAIOptions(Strict, frozen=True, kw_only=True):
@@ -87,6 +119,10 @@ class AnthropicOptions(Strict, frozen=True, kw_only=True):
     """Options of Anthropic."""
 
     anthropic_beta_header: str | None = None
+    thinking_budget_tokens: int | None = None
+    """Turns extended thinking on, with this many tokens; 1024 at least."""
+    prompt_caching: bool = True
+    """Mark what stays the same from turn to turn, so that it is read from the provider's cache."""
 
 
 class VertexOptions(Strict, frozen=True, kw_only=True):
@@ -167,10 +203,18 @@ class Pricing(Strict, frozen=True, kw_only=True):
     input: Decimal
     output: Decimal
     cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    """What is written into the provider's cache; absent: as `input`."""
 
     def __post_init__(self) -> None:
         """Refuse a price that nothing could be multiplied with."""
-        for what, price in (("input", self.input), ("output", self.output), ("cachedInput", self.cached_input)):
+        prices = {
+            "input": self.input,
+            "output": self.output,
+            "cachedInput": self.cached_input,
+            "cacheWrite": self.cache_write,
+        }
+        for what, price in prices.items():
             check_money(what, price)
 
 
@@ -187,6 +231,10 @@ class LLMSpec(Strict, frozen=True, kw_only=True):
     google: GoogleOptions | None = None
     scripted: ScriptedOptions | None = None
     pricing: Pricing | None = None
+    limits: LLMLimits = LLMLimits()
+    tool_calling: Literal["native", "text"] = "native"
+    """`text`: for a model without function calling; tools are described in the instructions, and calls are read from
+    its text."""
 
 
 # --- MCPServer --------------------------------------------------------------------------
@@ -212,10 +260,22 @@ class ToolPolicy(Strict, frozen=True, kw_only=True):
     timeout_s: float | None = msgspec.field(default=None, name="timeoutSeconds")
 
 
+class OAuthClient(Strict, frozen=True, kw_only=True):
+    """Signing in to an HTTP server by OAuth 2's client credentials grant."""
+
+    client_id: str
+    client_secret_from: SecretSource
+    scopes: tuple[str, ...] = ()
+    token_url: str = ""
+    """Absent: found by the server's metadata, as MCP's authorization specification has it."""
+    token_endpoint_auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"  # noqa: S105 - a method
+
+
 class MCPServerSpec(Strict, frozen=True, kw_only=True):
     """A server of tools."""
 
-    transport: Literal["stdio", "http"]
+    transport: Literal["stdio", "http", "sse"]
+    """`http`: streamable HTTP; `sse`: the transport of servers before 2025-03-26."""
     command: str = ""
     args: tuple[str, ...] = ()
     env: tuple[EnvVar, ...] = ()
@@ -228,6 +288,113 @@ class MCPServerSpec(Strict, frozen=True, kw_only=True):
     concurrency: int = 16
     """Calls at once, per replica."""
     policies: tuple[ToolPolicy, ...] = ()
+    bearer_from: SecretSource | None = None
+    """Sent as `Authorization: Bearer`."""
+    oauth: OAuthClient | None = None
+
+
+# --- Toolset ----------------------------------------------------------------------------
+
+BuiltinToolset = Literal["shell", "http", "files"]
+BUILTIN_TOOLSETS: tuple[BuiltinToolset, ...] = ("shell", "http", "files")
+"""Toolsets that an agent may name without anybody having declared them; then they are as their defaults say."""
+
+
+class ShellOptions(Strict, frozen=True, kw_only=True):
+    """Commands in a working directory that the task keeps for its lifetime, each in a process group of its own."""
+
+    timeout_s: float = msgspec.field(default=60.0, name="timeoutSeconds")
+    cpu_s: int = msgspec.field(default=60, name="cpuSeconds")
+    """Processor time of one process."""
+    memory_mib: int = 1024
+    """Address space of one process."""
+    file_mib: int = 256
+    """Largest file that a process may write."""
+    processes: int = 128
+    """Processes at once, of one command."""
+    output_bytes: int = 1 << 20
+    """Kept of a command's output; the rest is read and dropped."""
+    env: tuple[EnvVar, ...] = ()
+    """All that a command finds in its environment besides PATH, HOME and LANG."""
+    network: bool = False
+    """Whether commands reach the network, where a sandbox can say so (`bwrap`)."""
+    sandbox: Literal["auto", "required", "none"] = "auto"
+    """`auto`: under `bwrap` if that is there, and the result says so when it is not."""
+
+
+class HTTPOptions(Strict, frozen=True, kw_only=True):
+    """Requests to the network. Private, loopback, link-local and metadata addresses are refused unless allowed."""
+
+    timeout_s: float = msgspec.field(default=30.0, name="timeoutSeconds")
+    allow: tuple[str, ...] = ()
+    """Hosts (`api.example.com`, `*.example.com`), addresses and networks that are allowed though they are private."""
+    only: tuple[str, ...] = ()
+    """If given: no other host."""
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    headers: tuple[EnvVar, ...] = ()
+    """Sent with every request to a host in `only`; they may hold secrets."""
+    response_bytes: int = 1 << 20
+
+
+class FilesOptions(Strict, frozen=True, kw_only=True):
+    """Reading and writing in the task's working directory, which it shares with `shell`."""
+
+    read_only: bool = False
+    file_bytes: int = 10 << 20
+    """Largest file that is written or read."""
+
+
+class CommandTool(Strict, frozen=True, kw_only=True):
+    """A program as a tool."""
+
+    name: str
+    description: str
+    command: tuple[str, ...] | str
+    """The program and its first arguments; a string is split as a shell would."""
+    command_desc: str = msgspec.field(default="", name="command_desc")
+    """What the model is told about the tool's one argument, `command`, if no schema is given."""
+    is_interactive: bool = msgspec.field(default=False, name="is_interactive")
+    """A program that wants a terminal is refused."""
+    input_schema: dict[str, Any] | None = None
+    """Given: the arguments, which reach the program as JSON on standard input, and by `{name}` in `command`."""
+    read_only: bool = False
+    idempotent: bool = False
+    timeout_s: float | None = msgspec.field(default=None, name="timeoutSeconds")
+
+
+class ToolsetSpec(Strict, frozen=True, kw_only=True):
+    """Tools that the tool-executor brings itself: exactly one of these."""
+
+    shell: ShellOptions | None = None
+    http: HTTPOptions | None = None
+    files: FilesOptions | None = None
+    commands: tuple[CommandTool, ...] = ()
+    concurrency: int = 16
+    """Calls at once, per replica."""
+    policies: tuple[ToolPolicy, ...] = ()
+
+
+# --- Quota ------------------------------------------------------------------------------
+
+
+class QuotaSpec(Strict, frozen=True, kw_only=True):
+    """What a namespace may use, by all its tasks and all replicas together."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_tokens_per_day: int | None = None
+    """Input and output tokens between one midnight UTC and the next."""
+    max_cost_per_day: Decimal | None = None
+    """US dollars."""
+    when_spent: Literal["fail", "wait"] = "fail"
+    """What becomes of a task whose next call would be more than the day's: it fails, or waits for the next day."""
+    weight: int = 1
+    """The namespace's share of a limit that several namespaces wait for, beside the others' weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that would let nothing through, and a cost that is none."""
+        check_money("maxCostPerDay", self.max_cost_per_day)
+        _check_positive(self)
 
 
 # --- ContactChannel ---------------------------------------------------------------------
@@ -263,16 +430,55 @@ class ContactChannelSpec(Strict, frozen=True, kw_only=True):
 # --- Agent ------------------------------------------------------------------------------
 
 
+class ServerRef(Strict, frozen=True, kw_only=True):
+    """A server or toolset, and what of it an agent may use."""
+
+    name: str
+    tools: tuple[str, ...] | None = None
+    """Names, or shell patterns, of the tools that it may use; absent: all."""
+    resources: bool = False
+    """MCP: may list and read the server's resources, by two tools more."""
+    prompts: bool = False
+    """MCP: may list and get the server's prompts, by two tools more."""
+
+
+class Fallback(Strict, frozen=True, kw_only=True):
+    """Another LLM, and the failures after which it is asked."""
+
+    llm_ref: Ref
+    on: tuple[FailureCause, ...] = ("rateLimited", "overloaded", "timeout", "network", "quotaExhausted")
+
+
+class ContextPolicy(Strict, frozen=True, kw_only=True):
+    """What becomes of a conversation that does not fit into the model's context any more."""
+
+    when_full: Literal["fail", "truncateToolResults", "summarize"] = "truncateToolResults"
+    """`truncateToolResults`: the oldest results lose their middle; `summarize`: the model summarizes the beginning."""
+    threshold: float = 0.85
+    """The part of the context that may be filled before that happens."""
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that is none."""
+        if not 0.1 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be 0.1 to 1")
+
+
 class AgentSpec(Strict, frozen=True, kw_only=True):
     """A model, instructions, and what it may use."""
 
     llm_ref: Ref
     system: str
-    mcp_servers: tuple[Ref, ...] = ()
+    mcp_servers: tuple[ServerRef, ...] = ()
     human_contact_channels: tuple[Ref, ...] = ()
     sub_agents: tuple[Ref, ...] = ()
     description: str = ""
     limits: Limits = Limits()
+    toolsets: tuple[ServerRef, ...] = ()
+    """Of this namespace, or the built-in `shell`, `http` and `files`."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """In this order, each on the failures that it names."""
+    response_format: ResponseFormat | None = None
+    context: ContextPolicy = ContextPolicy()
 
 
 # --- stored forms -----------------------------------------------------------------------
@@ -310,7 +516,25 @@ class ContactChannel(Strict, frozen=True, kw_only=True, tag_field="kind", tag="C
     api_version: str = API_VERSION
 
 
-Resource = LLM | Agent | MCPServer | ContactChannel
+class Toolset(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Toolset"):
+    """A Toolset as it was applied."""
+
+    metadata: Metadata
+    spec: ToolsetSpec
+    api_version: str = API_VERSION
+
+
+class Quota(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Quota"):
+    """A Quota as it was applied. A namespace has one, and its name is `default`."""
+
+    metadata: Metadata
+    spec: QuotaSpec
+    api_version: str = API_VERSION
+
+
+QUOTA_NAME = "default"
+
+Resource = LLM | Agent | MCPServer | Toolset | ContactChannel | Quota
 
 
 class ToolAnnotations(Wire, frozen=True, kw_only=True):

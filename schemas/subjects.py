@@ -28,6 +28,7 @@ TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
 DEAD_LETTERS_SUBJECTS = (f"{PREFIX}.dlq.>",)
 RESOURCES_BUCKET = "holdfast_resources"
+FLOW_BUCKET = "holdfast_flow"
 PAYLOADS_BUCKET = "holdfast_payloads"
 
 
@@ -140,6 +141,10 @@ class TaskSubjects(NamedTuple):
         """The messages that the conversation starts with, pinned."""
         return f"{self.root}.msg.{self.task}.context"
 
+    def tool_output(self, request: str, n: int) -> str:
+        """The whole output of a tool call whose result was shortened."""
+        return f"{self.root}.msg.{self.task}.output.{request}.{n}"
+
     def ledger(self, request: str, n: int) -> str:
         """The effects ledger's entry for a tool call."""
         return f"{self.root}.led.{self.task}.{request}.{n}"
@@ -169,12 +174,18 @@ class TaskSubjects(NamedTuple):
         return f"{PREFIX}.live.{self.namespace}.{self.task}"
 
     @property
+    def text(self) -> str:
+        """Request and reply: the streamed text so far, of whoever makes the task's model call."""
+        return f"{PREFIX}.text.{self.namespace}.{self.task}"
+
+    @property
     def stop(self) -> str:
         """Ephemeral: whoever works for this task should stop."""
         return f"{PREFIX}.stop.{self.namespace}.{self.task}"
 
 
 STOP_ALL = f"{PREFIX}.stop.*.*"
+TEXT_ALL = f"{PREFIX}.text.*.*"
 
 
 def task_of(subject: str) -> TaskSubjects:
@@ -247,6 +258,19 @@ def spec_key(kind: str, namespace: str, name: str) -> str:
 def status_key(kind: str, namespace: str, name: str) -> str:
     """The key of what its owner says of it."""
     return f"status.{kind}.{namespace}.{name}"
+
+
+# --- flow control -----------------------------------------------------------------------
+
+
+def flow_pool(account: str) -> str:
+    """The key of what is known of a provider's account and model: who used how much of its limits."""
+    return f"pool.{account}"
+
+
+def flow_namespace(namespace: str) -> str:
+    """The key of what a namespace has used of its quota."""
+    return f"namespace.{namespace}"
 
 
 class ResourceKey(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Literal
 
+from schemas.requests import Priority
 from schemas.wire import Instant, Wire, decoder_of
 
 Phase = Literal["Initializing", "Pending", "ReadyForLLM", "ToolCallsPending", "FinalAnswer", "Failed", "Cancelled"]
@@ -19,12 +20,27 @@ FailureReason = Literal[
     "LLMRequestFailed4xx",
     "LLMRequestFailed",
     "LLMEmptyReply",
+    "LLMQuotaExhausted",
+    "ContextTooLong",
+    "InvalidResponse",
+    "QuotaReached",
     "MaxTurnsReached",
     "MaxTokensReached",
     "MaxCostReached",
     "DeadlineExceeded",
     "DeadLettered",
 ]
+
+
+class LLMSpend(Wire, frozen=True, kw_only=True):
+    """What a task has used of one LLM."""
+
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
 
 
 class Spend(Wire, frozen=True, kw_only=True):
@@ -34,6 +50,24 @@ class Spend(Wire, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
+    by_llm: dict[str, LLMSpend] = {}
+    """The same by the name of the LLM."""
+
+
+class Tries(Wire, frozen=True, kw_only=True):
+    """What has been tried in a turn so far, each of it bounded. Every model call is an attempt, whatever it is for."""
+
+    failures: int = 0
+    """Calls that failed in a way that may pass."""
+    llm: str = ""
+    """The fallback in use; empty: the agent's own LLM."""
+    compactions: int = 0
+    """How often the conversation was made shorter."""
+    repairs: int = 0
+    """How often the model was asked to mend an answer that does not fit the response format."""
+    parks: int = 0
+    """How often the call had to wait for a limit of ours; only its task's deadline bounds that."""
+    parked_since: Instant | None = None
 
 
 class Budget(Wire, frozen=True, kw_only=True):
@@ -81,6 +115,7 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     window: tuple[int, ...] = ()
     """Stream sequences of the entries of the conversation, in order."""
     labels: dict[str, str] = {}
+    priority: Priority = "normal"
 
 
 class Initializing(TaskHeader, frozen=True, kw_only=True, tag="task.initializing.v1"):
@@ -99,6 +134,7 @@ class Waiting(TaskHeader, frozen=True, kw_only=True, tag="task.waiting.v1"):
     empty_replies: int = 0
     budget: Budget | None = None
     """Absent when the conversation has not started."""
+    tries: Tries = Tries()
 
 
 class AwaitingModel(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-model.v1"):
@@ -109,6 +145,7 @@ class AwaitingModel(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-mo
     attempt: int = 1
     empty_replies: int = 0
     """How many empty replies this turn has had."""
+    tries: Tries = Tries()
 
 
 class RetryingModel(TaskHeader, frozen=True, kw_only=True, tag="task.retrying-model.v1"):
@@ -121,6 +158,9 @@ class RetryingModel(TaskHeader, frozen=True, kw_only=True, tag="task.retrying-mo
     not_before: Instant
     error: str
     empty_replies: int = 0
+    tries: Tries = Tries()
+    throttled: bool = False
+    """The call was not made: it waits for a limit of ours, and `error` says which."""
 
 
 class AwaitingTools(TaskHeader, frozen=True, kw_only=True, tag="task.awaiting-tools.v1"):

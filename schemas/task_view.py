@@ -44,6 +44,9 @@ def describe_state(state: State) -> TaskView:
         case AwaitingModel():
             detail = "All tool calls completed, ready to send tool results to LLM"
             return TaskView("ReadyForLLM", True, "Ready", detail, "AllToolCallsCompleted")
+        case RetryingModel(throttled=True, error=error, not_before=due):
+            detail = f"Waiting for a limit: {error}; next look at {due:%H:%M:%S} UTC"
+            return TaskView("ReadyForLLM", False, "Pending", detail, "LLMThrottled")
         case RetryingModel(error=error, attempt=attempt, not_before=due):
             detail = f"LLM request failed: {error}; attempt {attempt} at {due:%H:%M:%S} UTC"
             return TaskView("ReadyForLLM", False, "Error", detail, "LLMRequestFailed", error)

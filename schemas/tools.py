@@ -1,18 +1,19 @@
 """Tool names: how a server's tool is called in front of a model, and mapped back exactly.
 
-`server__tool` where providers accept that: letters, digits, `_` and `-`, 64 characters at most. Any other name is
-cleaned and ends in a digest of the exact one. The table is built from the agent's servers in the same way by whoever
-offers tools and by whoever runs them, so a name never has to be taken apart.
+`server__tool` (or `toolset__tool`) where providers accept that: letters, digits, `_` and `-`, 64 characters at most.
+Any other name is cleaned and ends in a digest of the exact one. The table is built from the agent's servers in the
+same way by whoever offers tools and by whoever runs them, so a name never has to be taken apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple
 
 from schemas.ids import digest
-from schemas.resources import ToolInfo
+from schemas.resources import AgentSpec, ServerRef, ToolAnnotations, ToolInfo
 
 NAME_LENGTH_MAX = 64
 DIGEST_LENGTH = 8
@@ -21,12 +22,57 @@ SEPARATOR = "__"
 _INVALID = re.compile(r"[^A-Za-z0-9_-]")
 
 
+Via = Literal["MCPServer", "MCPExtra", "Toolset"]
+"""Where a tool comes from: a tool of an MCP server; one of ours that asks a server for resources or prompts; a tool of
+a toolset."""
+
+
 class OfferedTool(NamedTuple):
     """A tool as an agent's model sees it, and where it comes from."""
 
     name: str
     server: str
     info: ToolInfo
+    via: Via = "MCPServer"
+
+
+class Source(NamedTuple):
+    """A server or toolset and the tools of it that an agent may use."""
+
+    via: Via
+    server: str
+    tools: tuple[ToolInfo, ...]
+
+
+ToolsOf = Callable[[Literal["MCPServer", "Toolset"], str], Iterable[ToolInfo]]
+"""The tools of a server or toolset of the agent's namespace."""
+
+
+def agent_tools(agent: AgentSpec, tools_of: ToolsOf) -> Mapping[str, OfferedTool]:
+    """All tools that an agent's model may call, by offered name, sorted by name."""
+    return offer(agent_sources(agent, tools_of))
+
+
+def agent_sources(agent: AgentSpec, tools_of: ToolsOf) -> tuple[Source, ...]:
+    """Where an agent's tools come from: its servers, what it asks of them beyond tools, its toolsets."""
+    sources: list[Source] = []
+    for ref in agent.mcp_servers:
+        sources.append(Source("MCPServer", ref.name, _allowed(ref, tools_of("MCPServer", ref.name))))
+        if extras := _extras(ref):
+            sources.append(Source("MCPExtra", ref.name, extras))
+    sources += (Source("Toolset", ref.name, _allowed(ref, tools_of("Toolset", ref.name))) for ref in agent.toolsets)
+    return tuple(sources)
+
+
+def _allowed(ref: ServerRef, tools: Iterable[ToolInfo]) -> tuple[ToolInfo, ...]:
+    if ref.tools is None:
+        return tuple(tools)
+    patterns = ref.tools
+    return tuple(tool for tool in tools if any(fnmatchcase(tool.name, pattern) for pattern in patterns))
+
+
+def _extras(ref: ServerRef) -> tuple[ToolInfo, ...]:
+    return (*(RESOURCE_TOOLS if ref.resources else ()), *(PROMPT_TOOLS if ref.prompts else ()))
 
 
 def offered_name(server: str, tool: str) -> str:
@@ -38,21 +84,61 @@ def offered_name(server: str, tool: str) -> str:
     return f"{cleaned[: NAME_LENGTH_MAX - DIGEST_LENGTH - 1]}_{digest(server, tool)[:DIGEST_LENGTH]}"
 
 
-def tool_table(servers: Iterable[tuple[str, Iterable[ToolInfo]]]) -> Mapping[str, OfferedTool]:
-    """All tools of `servers` by offered name, sorted by name.
+def offer(sources: Iterable[Source]) -> Mapping[str, OfferedTool]:
+    """All tools of `sources` by offered name, sorted by name.
 
     Two tools whose plain names coincide (server `a__b` with `c`, and `a` with `b__c`) both get a digest.
     """
-    found: dict[str, list[tuple[str, ToolInfo]]] = {}
-    for server, tools in servers:
+    found: dict[str, list[tuple[Via, str, ToolInfo]]] = {}
+    for via, server, tools in sources:
         for info in tools:
-            found.setdefault(offered_name(server, info.name), []).append((server, info))
+            found.setdefault(offered_name(server, info.name), []).append((via, server, info))
     table: list[OfferedTool] = []
     for name, candidates in found.items():
-        if len(candidates) == 1:
-            table.append(OfferedTool(name, *candidates[0]))
-            continue
-        for server, info in candidates:
-            stem = name[: NAME_LENGTH_MAX - DIGEST_LENGTH - 1]
-            table.append(OfferedTool(f"{stem}_{digest(server, info.name)[:DIGEST_LENGTH]}", server, info))
-    return {tool.name: tool for tool in sorted(table)}
+        stem = name if len(candidates) == 1 else name[: NAME_LENGTH_MAX - DIGEST_LENGTH - 1]
+        for via, server, info in candidates:
+            exact = (server, info.name) if via == "MCPServer" else (via, server, info.name)
+            suffix = "" if len(candidates) == 1 else f"_{digest(*exact)[:DIGEST_LENGTH]}"
+            table.append(OfferedTool(f"{stem}{suffix}", server, info, via))
+    return {tool.name: tool for tool in sorted(table, key=lambda tool: tool.name)}
+
+
+def _schema(**properties: dict[str, Any]) -> dict[str, Any]:
+    required = [name for name, schema in properties.items() if schema["type"] == "string" and "default" not in schema]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+_READS = ToolAnnotations(read_only=True, idempotent=True, destructive=False)
+RESOURCE_TOOLS = (
+    ToolInfo(
+        name="list_resources",
+        description="List the resources of this server: documents that it can give, and patterns of their addresses.",
+        input_schema=_schema(cursor={"type": "string", "default": "", "description": "Where the last list ended."}),
+        annotations=_READS,
+    ),
+    ToolInfo(
+        name="read_resource",
+        description="Read a resource of this server.",
+        input_schema=_schema(uri={"type": "string", "description": "The resource's address."}),
+        annotations=_READS,
+    ),
+)
+"""For agents that ask for a server's resources."""
+PROMPT_TOOLS = (
+    ToolInfo(
+        name="list_prompts",
+        description="List the prompts of this server: texts that it has prepared for certain tasks.",
+        input_schema=_schema(cursor={"type": "string", "default": "", "description": "Where the last list ended."}),
+        annotations=_READS,
+    ),
+    ToolInfo(
+        name="get_prompt",
+        description="Get a prompt of this server.",
+        input_schema=_schema(
+            name={"type": "string", "description": "The prompt's name."},
+            arguments={"type": "object", "additionalProperties": {"type": "string"}, "default": {}},
+        ),
+        annotations=_READS,
+    ),
+)
+"""For agents that ask for a server's prompts."""

@@ -6,13 +6,26 @@ The texts about contact channels, MCP servers and task input are the predecessor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.utils import parseaddr
 from typing import TYPE_CHECKING
 
 from schemas.ids import InvalidId, check_resource_name
 from schemas.requests import InvalidRequest, Limits, check_task_input
-from schemas.resources import LLM, Agent, ContactChannel, ContactChannelSpec, LLMSpec, MCPServer, MCPServerSpec, Ref
+from schemas.resources import (
+    LLM,
+    QUOTA_NAME,
+    Agent,
+    ContactChannel,
+    ContactChannelSpec,
+    LLMSpec,
+    MCPServer,
+    MCPServerSpec,
+    Quota,
+    Ref,
+    ServerRef,
+    Toolset,
+)
 from services.cli.conversation import as_message
 from services.cli.yamldoc import FieldPath
 
@@ -37,17 +50,25 @@ def check_resource(resource: Resource) -> list[Finding]:
         case ContactChannel(spec=spec):
             return list(_check_contact_channel(spec))
         case Agent(spec=spec):
-            refs: list[tuple[FieldPath, Ref]] = [(("spec", "llmRef", "name"), spec.llm_ref)]
-            for field, several in (
+            several: tuple[tuple[str, tuple[Ref | ServerRef, ...]], ...] = (
                 ("mcpServers", spec.mcp_servers),
+                ("toolsets", spec.toolsets),
                 ("humanContactChannels", spec.human_contact_channels),
                 ("subAgents", spec.sub_agents),
-            ):
-                refs += [(("spec", field, n, "name"), ref) for n, ref in enumerate(several)]
+            )
+            refs: list[tuple[FieldPath, Ref | ServerRef]] = [(("spec", "llmRef", "name"), spec.llm_ref)]
+            refs += ((("spec", field, n, "name"), ref) for field, some in several for n, ref in enumerate(some))
+            refs += ((("spec", "fallbacks", n, "llmRef", "name"), one.llm_ref) for n, one in enumerate(spec.fallbacks))
             found = list(_check_refs(refs)) + list(_check_limits(spec.limits))
             if not spec.system:
                 found.append((("spec", "system"), "must not be empty"))
             return found
+        case Toolset():
+            return []
+        case Quota(metadata=metadata):
+            if metadata.name == QUOTA_NAME:
+                return []
+            return [(("metadata", "name"), f"a namespace has one Quota, and its name is {QUOTA_NAME!r}")]
 
 
 def check_task(spec: TaskManifestSpec) -> list[Finding]:
@@ -70,7 +91,7 @@ def check_task(spec: TaskManifestSpec) -> list[Finding]:
     return found
 
 
-def _check_refs(refs: list[tuple[FieldPath, Ref]]) -> Iterator[Finding]:
+def _check_refs(refs: Sequence[tuple[FieldPath, Ref | ServerRef]]) -> Iterator[Finding]:
     for path, ref in refs:
         try:
             check_resource_name("name", ref.name)
@@ -164,7 +185,7 @@ def without_effect(manifest: Resource | TaskManifest) -> Iterator[Finding]:
                 yield ("spec", "subAgents"), f"spec.subAgents {_NOT_YET}"
         case ContactChannel():
             yield ("kind",), f"ContactChannel is stored and {_NOT_YET}"
-        case LLM():
+        case LLM() | Toolset() | Quota():
             return
         case _:
             yield from _task_without_effect(manifest)

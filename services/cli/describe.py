@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage, text_of
 from schemas.task import AwaitingModel, AwaitingTools, Ended, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
 from services.cli.client import Client, Declared
@@ -166,7 +166,8 @@ def transcript(messages: Iterable[Message]) -> list[str]:
         match message:
             case SystemMessage(content=content):
                 lines += _said("system", content)
-            case UserMessage(content=content, name=name):
+            case UserMessage(content=said, name=name):
+                content = text_of(said)
                 lines += _said(f"user {name}".rstrip(), content)
             case AssistantMessage(content=content, tool_calls=calls):
                 lines += _said("assistant", content)

@@ -17,6 +17,7 @@ from schemas.events import (
     TaskSubmitted,
     ToolFinished,
     ToolStarted,
+    WindowCompacted,
 )
 from schemas.ids import toolcall_name
 from schemas.task import Cancelled, Failed, RetryingModel, State, Waiting
@@ -68,6 +69,9 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
             return _answer(answer, late=late)
         case ModelFailed() as failure:
             return True, *_failure(failure)
+        case WindowCompacted() as compacted:
+            tokens = f"about {compacted.tokens_before} tokens became {compacted.tokens_after}"
+            return False, "WindowCompacted", f"turn {compacted.turn}: {compacted.policy}, {tokens}: {compacted.reason}"
         case RunTool(request=request, n=n, tool=tool):
             return False, "ToolCallCreated", f"{toolcall_name(task, request, n)}: {tool}"
         case ToolStarted(attempt=attempt, replica=replica):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import NamedTuple
 
-from schemas.resources import LLM, Agent, ResourceStatus, ToolInfo
+from schemas.resources import LLM, Agent, ResourceStatus
 from schemas.subjects import ResourceKey
-from schemas.tools import OfferedTool, tool_table
+from schemas.tools import OfferedTool, Source, agent_sources, offer
 from services.llm_gateway.limits import time_limit
 from services.runtime.ports import Clock
-from services.runtime.resources import Resources
+from services.runtime.resources import Resources, tools_of
 
 SETTLE_S = 1.0
 """How long a command waits for a resource that another service saw ready a moment ago."""
@@ -27,6 +28,7 @@ class Equipped(NamedTuple):
     revision: int
     """The revision of the LLM."""
     tools: tuple[OfferedTool, ...]
+    agent: Agent
 
 
 class Agents:
@@ -36,27 +38,29 @@ class Agents:
         self._resources = resources
         self._clock = clock
         self._changed = asyncio.Event()
-        self._tools: dict[tuple[str, str], tuple[tuple[tuple[str, tuple[ToolInfo, ...]], ...], tuple[OfferedTool, ...]]]
-        self._tools = {}
+        self._tools: dict[tuple[str, str], tuple[tuple[Source, ...], tuple[OfferedTool, ...]]] = {}
         resources.on_change(self._on_change)
 
-    async def equip(self, namespace: str, name: str) -> Equipped:
-        """What the agent calls its model with; raises `NotReady` after a short wait for what is just changing."""
+    async def equip(self, namespace: str, name: str, llm: str = "") -> Equipped:
+        """What the agent calls its model with, or the LLM that stands in for its own.
+
+        Raises `NotReady` after a short wait for what is just changing.
+        """
         try:
-            return self._look(namespace, name)
+            return self._look(namespace, name, llm)
         except NotReady:
             pass
         try:
             async with time_limit(self._clock, SETTLE_S):
-                return await self._wait(namespace, name)
+                return await self._wait(namespace, name, llm)
         except TimeoutError:
-            return self._look(namespace, name)
+            return self._look(namespace, name, llm)
 
-    async def _wait(self, namespace: str, name: str) -> Equipped:
+    async def _wait(self, namespace: str, name: str, llm: str) -> Equipped:
         while True:
             self._changed.clear()
             try:
-                return self._look(namespace, name)
+                return self._look(namespace, name, llm)
             except NotReady:
                 await self._changed.wait()
 
@@ -65,29 +69,29 @@ class Agents:
         if key.part == "spec" and key.kind == "Agent":
             self._tools.pop((key.namespace, key.name), None)
 
-    def _look(self, namespace: str, name: str) -> Equipped:
+    def _look(self, namespace: str, name: str, llm: str) -> Equipped:
         agent = self._resources.get(Agent, namespace, name)
         if agent is None:
             raise NotReady(f'Agent "{name}" not found')
         self._ready("Agent", namespace, name)
-        llm_name = agent.spec.llm_ref.name
+        llm_name = llm or agent.spec.llm_ref.name
         known = self._resources.known("LLM", namespace, llm_name)
         if known is None or not isinstance(known.resource, LLM):
             raise NotReady(f'LLM "{llm_name}" not found')
         self._ready("LLM", namespace, llm_name)
-        return Equipped(known.resource, known.revision, self._offered(agent))
+        return Equipped(known.resource, known.revision, self._offered(agent), agent)
 
     def _offered(self, agent: Agent) -> tuple[OfferedTool, ...]:
         namespace = agent.metadata.namespace
-        servers = tuple(
-            (ref.name, self._ready("MCPServer", namespace, ref.name).tools) for ref in agent.spec.mcp_servers
-        )
+        for ref in agent.spec.mcp_servers:
+            self._ready("MCPServer", namespace, ref.name)
+        sources = agent_sources(agent.spec, partial(tools_of, self._resources, namespace))
         key = (namespace, agent.metadata.name)
         made = self._tools.get(key)
-        if made is not None and _same(made[0], servers):
+        if made is not None and made[0] == sources:
             return made[1]
-        offered = tuple(tool_table(servers).values())
-        self._tools[key] = (servers, offered)
+        offered = tuple(offer(sources).values())
+        self._tools[key] = (sources, offered)
         return offered
 
     def _ready(self, kind: str, namespace: str, name: str) -> ResourceStatus:
@@ -97,9 +101,3 @@ class Agents:
         if not status.ready:
             raise NotReady(f'{kind} "{name}" is not ready: {status.status_detail}')
         return status
-
-
-def _same(old: tuple[tuple[str, tuple[ToolInfo, ...]], ...], new: tuple[tuple[str, tuple[ToolInfo, ...]], ...]) -> bool:
-    return len(old) == len(new) and all(
-        one[0] == other[0] and one[1] is other[1] for one, other in zip(old, new, strict=True)
-    )

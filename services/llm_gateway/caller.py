@@ -162,4 +162,5 @@ def _failed_event(attempt: Attempt, failure: Failure, at: datetime) -> ModelFail
         retry_after_s=failure.retry_after_s,
         usage=usage if usage == Usage() else priced(usage, attempt.llm.spec.pricing),
         llm=attempt.llm.metadata.name,
+        cause=failure.cause,
     )

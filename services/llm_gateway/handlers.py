@@ -137,7 +137,7 @@ class ModelCalls:
 
     async def _outcome(self, log: Log, place: Place, command: CallModel, state: AwaitingModel) -> Outcome:
         try:
-            equipped = await self._agents.equip(command.namespace, command.agent)
+            equipped = await self._agents.equip(command.namespace, command.agent, command.llm)
             window = await self._window(log, place, state)
             request = ModelRequest(
                 messages=window.messages,
@@ -145,6 +145,7 @@ class ModelCalls:
                 turn=place.turn,
                 attempt=place.attempt,
                 size=window.size,
+                response_format=window.response_format,
             )
             async with self._models.use(equipped.llm, equipped.revision) as model:
                 return await self._caller.call(Attempt(place.task, equipped.llm, model, request))
@@ -155,6 +156,8 @@ class ModelCalls:
                 failure="transient",
                 error=str(problem),
                 at=self._bus.clock.now(),
+                llm=command.llm,
+                cause="notReady",
             )
 
     async def _window(self, log: Log, place: Place, state: AwaitingModel) -> Window:

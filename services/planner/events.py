@@ -15,6 +15,7 @@ from schemas.events import (
     TaskSubmitted,
     TimerFired,
     ToolFinished,
+    WindowCompacted,
     decode_task_event,
 )
 from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
@@ -25,6 +26,7 @@ from services.planner.core.inputs import (
     DeadlinePassed,
     Input,
     ModelCallFailed,
+    ModelCompacted,
     ModelReplied,
     RetryDue,
     Submitted,
@@ -104,7 +106,10 @@ class Events:
                 case ModelAnswered():
                     return ModelReplied(seq=inbound.seq, subject=inbound.subject, event=event)
                 case ModelFailed():
-                    return ModelCallFailed(subject=inbound.subject, event=event)
+                    fallback = self._steps.fallback(state, event)
+                    return ModelCallFailed(subject=inbound.subject, event=event, fallback=fallback)
+                case WindowCompacted():
+                    return ModelCompacted(seq=inbound.seq, subject=inbound.subject, event=event)
                 case ToolFinished():
                     return await self._join(task, inbound, event, state)
                 case CancelRequested():

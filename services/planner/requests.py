@@ -236,6 +236,8 @@ def _checked(request: SubmitTask) -> TaskSpec:
         limits=request.limits,
         labels=request.labels,
         contact_channel=request.contact_channel_ref,
+        priority=request.priority,
+        response_format=request.response_format,
     )
 
 

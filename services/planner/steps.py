@@ -10,14 +10,14 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from schemas.events import ConversationStarted, TaskSubmitted
+from schemas.events import ConversationStarted, ModelFailed, TaskSubmitted
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
 from schemas.wire import decode, encode
 from services.planner.agents import Agents, first_messages
 from services.planner.core.inputs import AgentReady, AgentUnready, ConversationPinned, Input
 from services.planner.core.machine import Impossible, transition
-from services.planner.core.policy import budget_of, deadline_of
+from services.planner.core.policy import budget_of, deadline_of, next_llm
 from services.planner.table import ABSENT, Held, TaskTable
 from services.runtime.errors import Broken, Conflict, RetryLater
 from services.runtime.ports import Outgoing
@@ -111,6 +111,11 @@ class Steps:
         await self._table.commit(task, held, await self._with_agent(task, held.state, state))
         return True
 
+    def fallback(self, state: State | None, failed: ModelFailed) -> str:
+        """The LLM that a task's agent has for a failure of its model call, or none."""
+        agent = self._agents.get(state.namespace, state.agent) if isinstance(state, AwaitingModel) else None
+        return next_llm(agent.spec, failed.llm, failed.cause) if agent is not None else ""
+
     async def look_at_agent(self, task: TaskSubjects) -> bool:
         """Move a task that waits for its agent, if that has become ready or waits for something else now."""
 
@@ -142,7 +147,9 @@ class Steps:
         log = self._bus.log(task.partition)
         (recorded,) = await log.read([state.submitted_seq])
         spec = decode(recorded.data, TaskSubmitted).spec
-        started = ConversationStarted(messages=first_messages(agent, spec))
+        started = ConversationStarted(
+            messages=first_messages(agent, spec), response_format=spec.response_format or agent.spec.response_format
+        )
         seq = await log.record(Outgoing(task.context, encode(started), trace_headers()))
         if seq is None:
             existing = await log.get(task.context, at_least=state.submitted_seq)

@@ -282,6 +282,11 @@ class Bus(Protocol):
         ...
 
     @property
+    def flow(self) -> Store:
+        """The bucket of what is used of shared limits."""
+        ...
+
+    @property
     def signals(self) -> Signals:
         """Ephemeral messages."""
         ...

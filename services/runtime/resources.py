@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from schemas import subjects
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Resource, ResourceStatus, Status, ToolInfo
+from schemas.resources import (
+    LLM,
+    Agent,
+    ContactChannel,
+    MCPServer,
+    Quota,
+    Resource,
+    ResourceStatus,
+    Status,
+    ToolInfo,
+    Toolset,
+)
 from schemas.subjects import ResourceKey
+from schemas.toolsets import builtin_toolset, toolset_tools
 from schemas.wire import Malformed, decode, encode
 from services.runtime.errors import Conflict
 
@@ -23,7 +35,7 @@ logger = logging.getLogger(__name__)
 CONFLICTS_MAX = 5
 """Lost races of one write of a status."""
 
-R = TypeVar("R", LLM, Agent, MCPServer, ContactChannel)
+R = TypeVar("R", LLM, Agent, MCPServer, Toolset, ContactChannel, Quota)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -180,6 +192,16 @@ class Resources:
     def _tell(self, key: ResourceKey) -> None:
         for listener in self._listeners:
             listener(key)
+
+
+def tools_of(resources: Resources, namespace: str, kind: str, name: str) -> tuple[ToolInfo, ...]:
+    """The tools of a server, as it last said, or of a toolset, as it is declared or built in."""
+    if kind == "Toolset":
+        toolset = resources.get(Toolset, namespace, name)
+        spec = toolset.spec if toolset is not None else builtin_toolset(name)
+        return toolset_tools(spec) if spec is not None else ()
+    status = resources.status(kind, namespace, name)
+    return status.tools if status is not None else ()
 
 
 def _observed(entry: StoreEntry) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from schemas.resources import Agent, MCPServer, ToolInfo
-from schemas.tools import tool_table
-from services.runtime.resources import Resources
+from schemas.tools import agent_tools
+from services.runtime.resources import Resources, tools_of
 from services.tool_executor.calls import NotNow
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.core.names import unknown_tool
@@ -32,7 +34,7 @@ def resolve(resources: Resources, namespace: str, agent_name: str, name: str) ->
     if agent is None:
         raise NotNow(f"agent {agent_name!r} is not there any more")
     statuses = [(ref.name, resources.status("MCPServer", namespace, ref.name)) for ref in agent.spec.mcp_servers]
-    table = tool_table((server, status.tools if status else ()) for server, status in statuses)
+    table = agent_tools(agent.spec, partial(tools_of, resources, namespace))
     offered = table.get(name)
     if offered is None:
         for server, status in statuses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.messages import AssistantMessage, Message, Usage
+from schemas.requests import FailureCause, ResponseFormat
 from schemas.tools import OfferedTool
 
 ERROR_LENGTH_MAX = 2000
@@ -20,6 +21,10 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     size: int = 0
     """Stored bytes of the conversation."""
+    response_format: ResponseFormat | None = None
+    """What a final answer has to look like."""
+    output_tokens_max: int | None = None
+    """What the task's budget leaves for the answer; the LLM's own `maxTokens` may be less."""
 
 
 class ModelReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +43,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     error: str
     transient: bool
+    cause: FailureCause = "other"
     status: int | None = None
     retry_after_s: float | None = None
     usage: Usage = Usage()

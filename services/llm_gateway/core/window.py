@@ -6,17 +6,25 @@ said; a window that breaks this is refused, because no provider accepts it and n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import assert_never
 
 import msgspec
 
-from schemas.events import ConversationStarted, ModelAnswered, ToolFinished
-from schemas.messages import AssistantMessage, Message, ToolMessage
-from schemas.wire import Malformed, decode
+from schemas.events import ConversationStarted, ModelAnswered, ToolFinished, WindowCompacted
+from schemas.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from schemas.requests import ResponseFormat
+from schemas.wire import Malformed, decode, decoder_of
+
+Entry = ConversationStarted | ModelAnswered | WindowCompacted | ToolFinished
+decode_model_entry: Callable[[bytes], ModelAnswered | WindowCompacted] = decoder_of(ModelAnswered | WindowCompacted)
 
 
 class BadWindow(ValueError):
     """The entries are not a conversation."""
+
+
+REPAIR = "Your answer does not fit the required format:\n{problem}\nAnswer again, with the corrected answer only."
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,35 +35,55 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of the tool calls at its end that have no result."""
     size: int = 0
     """Stored bytes."""
+    response_format: ResponseFormat | None = None
+    """What the final answer has to look like."""
 
 
 def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
     """`window` with more entries (subject and data, in order); raises `BadWindow`."""
     added: list[Message] = []
-    unanswered = window.unanswered
-    size = window.size
+    unanswered, size, response_format = window.unanswered, window.size, window.response_format
     for subject, data in entries:
         size += len(data)
-        for message in messages_of(subject, data):
+        entry = entry_of(subject, data)
+        response_format = getattr(entry, "response_format", None) or response_format
+        for message in messages_in(entry):
             unanswered = _after(unanswered, message, subject)
             added.append(message)
-    return Window(messages=(*window.messages, *added), unanswered=unanswered, size=size)
+    return Window(
+        messages=(*window.messages, *added), unanswered=unanswered, size=size, response_format=response_format
+    )
 
 
-def messages_of(subject: str, data: bytes) -> tuple[Message, ...]:
-    """What an entry adds to the conversation; raises `BadWindow`."""
+def entry_of(subject: str, data: bytes) -> Entry:
+    """The entry of a conversation that is stored on `subject`; raises `BadWindow`."""
     try:
         match subject.split("."):
             case ["hf", _, _, "msg", _, "context"]:
-                return decode(data, ConversationStarted).messages
+                return decode(data, ConversationStarted)
             case ["hf", _, _, "evt", _, "llm", _, _]:
-                return (decode(data, ModelAnswered).message,)
+                return decode_model_entry(data)
             case ["hf", _, _, "evt", _, "tool", _, _]:
-                return (result_message(decode(data, ToolFinished)),)
+                return decode(data, ToolFinished)
             case _:
                 raise BadWindow(f"{subject} is no entry of a conversation")
     except Malformed as error:
         raise BadWindow(f"{subject} cannot be read: {error}") from error
+
+
+def messages_in(entry: Entry) -> tuple[Message, ...]:
+    """What an entry adds to the conversation."""
+    match entry:
+        case ConversationStarted(messages=messages) | WindowCompacted(messages=messages):
+            return messages
+        case ModelAnswered(message=message, invalid=""):
+            return (message,)
+        case ModelAnswered(message=message, invalid=problem):
+            return (message, UserMessage(content=REPAIR.format(problem=problem)))
+        case ToolFinished():
+            return (result_message(entry),)
+        case _:
+            assert_never(entry)
 
 
 def result_message(finished: ToolFinished) -> ToolMessage:
@@ -65,6 +93,7 @@ def result_message(finished: ToolFinished) -> ToolMessage:
         name=finished.tool,
         content=finished.content,
         is_error=finished.outcome != "succeeded",
+        images=finished.images,
     )
 
 

@@ -12,7 +12,16 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
+from schemas.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+    text_of,
+)
 from schemas.tools import OfferedTool
 from services.llm_gateway.core.answers import fitting_id, fitting_name
 from services.llm_gateway.core.calls import ModelReply, ModelRequest
@@ -75,7 +84,7 @@ def _message(endpoint: Endpoint, message: Message) -> dict[str, Any]:
         case SystemMessage(content=content):
             return {"role": "system", "content": content}
         case UserMessage(content=content, name=name):
-            user = {"role": "user", "content": content}
+            user = {"role": "user", "content": text_of(content)}
             if endpoint.provider == "openai" and _USER_NAMES.fullmatch(name):
                 user["name"] = name
             return user

@@ -13,7 +13,16 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
+from schemas.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+    text_of,
+)
 from schemas.tools import OfferedTool
 from services.llm_gateway.core.answers import fitting_id, fitting_name
 from services.llm_gateway.core.calls import ModelReply, ModelRequest
@@ -90,7 +99,7 @@ def _blocks(endpoint: Endpoint, message: Message) -> tuple[str, list[Block]]:
         case SystemMessage():
             return "", []
         case UserMessage(content=content):
-            return "user", _text(content)
+            return "user", _text(text_of(content))
         case ToolMessage():
             result: Block = {"type": "tool_result", "tool_use_id": fitting_id(message.tool_call_id, _IDS)}
             if message.content.strip():

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage
+from schemas.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage, text_of
 from schemas.resources import ScriptedFailure, ScriptedOptions, ScriptedReply, ScriptedRule
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.failures import http_failure
@@ -111,7 +111,7 @@ def _places(request: ModelRequest) -> dict[str, str]:
     results = _results(request.messages)
     last = results[-1] if results else ""
     return {
-        "user": next((m.content for m in reversed(request.messages) if isinstance(m, UserMessage)), ""),
+        "user": next((text_of(m.content) for m in reversed(request.messages) if isinstance(m, UserMessage)), ""),
         "result": last,
         "results": "\n".join(results),
         "turn": str(request.turn),

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, WindowCompacted
 from schemas.task import Budget
 
 
@@ -52,6 +52,16 @@ class ModelCallFailed(msgspec.Struct, frozen=True, kw_only=True):
 
     subject: str
     event: ModelFailed
+    fallback: str = ""
+    """The LLM that the agent has for this failure; empty: none."""
+
+
+class ModelCompacted(msgspec.Struct, frozen=True, kw_only=True):
+    """The conversation was made shorter; how is recorded at `seq`."""
+
+    seq: int
+    subject: str
+    event: WindowCompacted
 
 
 class ToolsAnswered(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +107,7 @@ Input = (
     | AgentReady
     | ModelReplied
     | ModelCallFailed
+    | ModelCompacted
     | ToolsAnswered
     | CancelAsked
     | DeadlinePassed

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -18,7 +19,7 @@ import msgspec
 
 from schemas.events import TaskSubmitted
 from schemas.ids import request_id
-from schemas.messages import UserMessage
+from schemas.messages import Usage, UserMessage, text_of
 from schemas.task import (
     AwaitingModel,
     AwaitingTools,
@@ -44,6 +45,7 @@ from services.planner.core.inputs import (
     DeadlinePassed,
     Input,
     ModelCallFailed,
+    ModelCompacted,
     ModelReplied,
     RetryDue,
     Submitted,
@@ -77,6 +79,8 @@ def transition(state: State | None, happened: Input) -> State:
             return _model_replied(state, happened)
         case ModelCallFailed():
             return _model_failed(state, happened)
+        case ModelCompacted():
+            return _model_compacted(state, happened)
         case ToolsAnswered():
             return _tools_answered(state, happened)
         case RetryDue(at=at):
@@ -101,7 +105,8 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
     spec = event.spec
     asked = spec.user_message
     if asked is None:
-        asked = next((m.content for m in reversed(spec.context_window or ()) if isinstance(m, UserMessage)), "")
+        said = (m.content for m in reversed(spec.context_window or ()) if isinstance(m, UserMessage))
+        asked = text_of(next(said, ""))
     return Initializing(
         namespace=event.namespace,
         task=event.task,
@@ -114,6 +119,7 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
         deadline=policy.deadline_of(spec.limits, event.at),
         preview=policy.preview(asked),
         labels=spec.labels,
+        priority=spec.priority,
     )
 
 
@@ -140,16 +146,8 @@ def _agent_unready(state: Live, happened: AgentUnready) -> State:
             if reason == happened.reason:
                 return state
             return msgspec.structs.replace(state, reason=happened.reason, updated_at=happened.at)
-        case AwaitingModel(turn=turn, attempt=attempt, empty_replies=empty, budget=budget):
-            return Waiting(
-                **_header(state, happened.at),
-                reason=happened.reason,
-                since=happened.at,
-                turn=turn,
-                attempt=attempt,
-                empty_replies=empty,
-                budget=budget,
-            )
+        case AwaitingModel():
+            return Waiting(**_header(state, happened.at), **_call(state), reason=happened.reason, since=happened.at)
         case RetryingModel() | AwaitingTools():
             return state
         case _:
@@ -159,13 +157,7 @@ def _agent_unready(state: Live, happened: AgentUnready) -> State:
 def _agent_ready(state: Live, at: datetime) -> State:
     if not isinstance(state, Waiting) or state.budget is None:
         return state
-    return AwaitingModel(
-        **_header(state, at),
-        budget=state.budget,
-        turn=state.turn,
-        attempt=state.attempt,
-        empty_replies=state.empty_replies,
-    )
+    return AwaitingModel(**_header(state, at), **_call(state))
 
 
 # --- the model --------------------------------------------------------------------------
@@ -181,7 +173,7 @@ def _is_awaited(state: Live, turn: int, attempt: int) -> bool:
         case RetryingModel(turn=current, attempt=tried) | Waiting(turn=current, attempt=tried):
             asked_for = (current, tried - 1)
         case AwaitingTools(turn=current):
-            asked_for = (current, policy.ATTEMPTS_MAX + policy.EMPTY_REPLIES_MAX)
+            asked_for = (current, sys.maxsize)
         case Initializing():
             asked_for = (0, 0)
         case _:
@@ -198,9 +190,11 @@ def _model_replied(state: Live, happened: ModelReplied) -> State:
     if not _is_awaited(state, event.turn, event.attempt):
         return state
     assert isinstance(state, AwaitingModel)
-    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage))
+    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage, event.llm))
     if event.message.tool_calls:
         return _tools_wanted(spent, happened)
+    if event.invalid:
+        return _invalid_reply(spent, happened)
     if event.message.content.strip():
         return FinalAnswer(
             **_header(spent, event.at, window=(*spent.window, happened.seq)),
@@ -241,44 +235,103 @@ def _empty_reply(state: AwaitingModel, happened: ModelReplied) -> State:
     return msgspec.structs.replace(state, attempt=state.attempt + 1, empty_replies=empty, updated_at=at)
 
 
+def _invalid_reply(state: AwaitingModel, happened: ModelReplied) -> State:
+    """The answer does not fit the response format: it and what is wrong with it join the conversation, once."""
+    event = happened.event
+    if state.tries.repairs >= policy.REPAIRS_MAX:
+        error = f"the answer does not fit the response format, after {state.tries.repairs} repair: {event.invalid}"
+        return _failed(state, happened.subject, event.at, "InvalidResponse", error)
+    if stop := policy.exhausted(state.spend, state.budget, state.turn):
+        return _failed(state, happened.subject, event.at, *stop)
+    tries = msgspec.structs.replace(state.tries, repairs=state.tries.repairs + 1)
+    return AwaitingModel(
+        **_header(state, event.at, window=(*state.window, happened.seq)),
+        **_call(state, attempt=state.attempt + 1, tries=tries),
+    )
+
+
 def _model_failed(state: Live, happened: ModelCallFailed) -> State:
     event = happened.event
     if not _is_awaited(state, event.turn, event.attempt):
         return state
     assert isinstance(state, AwaitingModel)
-    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage))
+    if event.failure == "throttled":
+        return _throttled(state, happened)
+    spent = msgspec.structs.replace(state, spend=policy.add_usage(state.spend, event.usage, event.llm))
     if event.failure == "dead":
         return _failed(spent, happened.subject, event.at, "DeadLettered", event.error)
+    failures = state.tries.failures + 1
+    if happened.fallback and failures < policy.ATTEMPTS_MAX:
+        return _fallen_back(spent, happened)
     if event.failure == "refused":
-        reason: FailureReason = "LLMRequestFailed4xx" if event.status is not None else "LLMRequestFailed"
-        status = f" with status {event.status}" if event.status is not None else ""
-        return _failed(spent, happened.subject, event.at, reason, f"LLM request failed{status}: {event.error}")
-    if event.attempt - state.empty_replies >= policy.ATTEMPTS_MAX:
+        return _failed(spent, happened.subject, event.at, *policy.refusal(event))
+    if failures >= policy.ATTEMPTS_MAX:
         error = f"LLM request failed {policy.ATTEMPTS_MAX} times, lastly: {event.error}"
         return _failed(spent, happened.subject, event.at, "LLMRequestFailed", error)
     if stop := policy.exhausted(spent.spend, state.budget, state.turn):
         return _failed(spent, happened.subject, event.at, *stop)
+    tries = msgspec.structs.replace(state.tries, failures=failures, llm="")
     return RetryingModel(
         **_header(spent, event.at),
-        budget=state.budget,
-        turn=state.turn,
-        attempt=state.attempt + 1,
-        not_before=event.at + policy.backoff(state.task, event),
+        **_call(spent, attempt=state.attempt + 1, tries=tries),
+        not_before=event.at + policy.backoff(state.task, event, failures),
         error=event.error,
-        empty_replies=state.empty_replies,
+    )
+
+
+def _throttled(state: AwaitingModel, happened: ModelCallFailed) -> State:
+    """A limit of ours leaves no room: the task waits without holding anything, or asks a fallback."""
+    event = happened.event
+    if happened.fallback:
+        return _fallen_back(state, happened)
+    tries = msgspec.structs.replace(
+        state.tries, parks=state.tries.parks + 1, parked_since=state.tries.parked_since or event.at, llm=""
+    )
+    return RetryingModel(
+        **_header(state, event.at),
+        **_call(state, attempt=state.attempt + 1, tries=tries),
+        not_before=event.at + policy.park(event),
+        error=event.error,
+        throttled=True,
+    )
+
+
+def _fallen_back(state: AwaitingModel, happened: ModelCallFailed) -> State:
+    """The next LLM of the agent's list is asked at once."""
+    event = happened.event
+    if stop := policy.exhausted(state.spend, state.budget, state.turn):
+        return _failed(state, happened.subject, event.at, *stop)
+    failures = state.tries.failures + (event.failure != "throttled")
+    tries = msgspec.structs.replace(state.tries, failures=failures, llm=happened.fallback)
+    return AwaitingModel(**_header(state, event.at), **_call(state, attempt=state.attempt + 1, tries=tries))
+
+
+def _model_compacted(state: Live, happened: ModelCompacted) -> State:
+    event = happened.event
+    if not _is_awaited(state, event.turn, event.attempt):
+        return state
+    assert isinstance(state, AwaitingModel)
+    if not 0 < event.replaced <= len(state.window):
+        raise Impossible(f"{event.replaced} entries replaced in a window of {len(state.window)}")
+    spend = policy.add_usage(state.spend, event.usage, event.llm) if event.usage != Usage() else state.spend
+    spent = msgspec.structs.replace(state, spend=spend)
+    compactions = state.tries.compactions + 1
+    if compactions > policy.COMPACTIONS_MAX:
+        error = f"the conversation does not fit into the model's context after {policy.COMPACTIONS_MAX} compactions"
+        return _failed(spent, happened.subject, event.at, "ContextTooLong", f"{error}: {event.reason}")
+    if stop := policy.exhausted(spend, state.budget, state.turn):
+        return _failed(spent, happened.subject, event.at, *stop)
+    tries = msgspec.structs.replace(state.tries, compactions=compactions)
+    return AwaitingModel(
+        **_header(spent, event.at, window=(happened.seq, *state.window[event.replaced :])),
+        **_call(state, attempt=state.attempt + 1, tries=tries),
     )
 
 
 def _retry_due(state: Live, at: datetime) -> State:
     if not isinstance(state, RetryingModel) or at < state.not_before:
         return state
-    return AwaitingModel(
-        **_header(state, at),
-        budget=state.budget,
-        turn=state.turn,
-        attempt=state.attempt,
-        empty_replies=state.empty_replies,
-    )
+    return AwaitingModel(**_header(state, at), **_call(state))
 
 
 # --- the tools --------------------------------------------------------------------------
@@ -335,6 +388,18 @@ def _cancelled(state: Live, subject: str, at: datetime, reason: str, by: str) ->
 
 def _sooner(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _call(state: Waiting | AwaitingModel | RetryingModel, **changes: Any) -> dict[str, Any]:
+    """What a state about a model call carries over to the next such state."""
+    kept: dict[str, Any] = {
+        "budget": state.budget,
+        "turn": state.turn,
+        "attempt": state.attempt,
+        "empty_replies": state.empty_replies,
+        "tries": state.tries,
+    }
+    return {**kept, **changes}
 
 
 def _header(state: TaskHeader, at: datetime, **changes: Any) -> dict[str, Any]:

@@ -44,9 +44,16 @@ def outstanding(state: State) -> tuple[Outstanding, ...]:
     match state:
         case Initializing() | Waiting() | RetryingModel() | FinalAnswer():
             return ()
-        case AwaitingModel(turn=turn, attempt=attempt):
+        case AwaitingModel():
             return (
-                CallModel(namespace=state.namespace, task=state.task, agent=state.agent, turn=turn, attempt=attempt),
+                CallModel(
+                    namespace=state.namespace,
+                    task=state.task,
+                    agent=state.agent,
+                    turn=state.turn,
+                    attempt=state.attempt,
+                    llm=state.tries.llm,
+                ),
             )
         case AwaitingTools():
             return tuple(

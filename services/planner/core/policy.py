@@ -10,13 +10,18 @@ from typing import TypeVar
 
 from schemas.events import ModelFailed
 from schemas.messages import ToolCall, Usage
-from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, Limits
-from schemas.task import Budget, FailureReason, Spend
+from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, FailureCause, Limits
+from schemas.resources import AgentSpec
+from schemas.task import Budget, FailureReason, LLMSpend, Spend
 
 N = TypeVar("N", int, Decimal)
 
 ATTEMPTS_MAX = 10
 """Attempts at one model call, the first included, before the task fails."""
+REPAIRS_MAX = 1
+"""Times that a model is asked to mend an answer that does not fit the response format."""
+COMPACTIONS_MAX = 2
+"""Times that a conversation is made shorter for one turn."""
 EMPTY_REPLIES_MAX = 3
 """Empty replies to one turn before the task fails."""
 CALLS_MAX = 128
@@ -27,6 +32,9 @@ BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 RETRY_AFTER_MAX_S = 3600.0
 """The longest wait that a provider may ask for."""
+PARK_MIN_S = 0.05
+PARK_MAX_S = 24 * 3600.0
+"""A limit of a day ends at midnight at the latest."""
 RECHECK_MIN_S = 5.0
 RECHECK_MAX_S = 600.0
 
@@ -50,14 +58,54 @@ def _narrower(one: N | None, other: N | None) -> N | None:
     return min(given) if given else None
 
 
-def add_usage(spend: Spend, usage: Usage) -> Spend:
-    """What a task has used after one more model call."""
+def add_usage(spend: Spend, usage: Usage, llm: str) -> Spend:
+    """What a task has used after one more call of a model."""
+    by_llm = spend.by_llm
+    if llm:
+        before = by_llm.get(llm, LLMSpend())
+        after = LLMSpend(
+            model_calls=before.model_calls + 1,
+            input_tokens=before.input_tokens + usage.input_tokens,
+            output_tokens=before.output_tokens + usage.output_tokens,
+            cached_tokens=before.cached_tokens + usage.cached_tokens,
+            reasoning_tokens=before.reasoning_tokens + usage.reasoning_tokens,
+            cost_usd=before.cost_usd + (usage.cost_usd or 0),
+        )
+        by_llm = {**by_llm, llm: after}
     return Spend(
         model_calls=spend.model_calls + 1,
         input_tokens=spend.input_tokens + usage.input_tokens,
         output_tokens=spend.output_tokens + usage.output_tokens,
         cost_usd=spend.cost_usd + (usage.cost_usd or 0),
+        by_llm=by_llm,
     )
+
+
+def next_llm(agent: AgentSpec, failed: str, cause: FailureCause) -> str:
+    """The LLM to ask after `failed` had this failure: the first that comes later in the list and names it, or none."""
+    order = [agent.llm_ref.name, *(fallback.llm_ref.name for fallback in agent.fallbacks)]
+    place = order.index(failed) if failed in order else 0
+    later = agent.fallbacks[place:]
+    return next((one.llm_ref.name for one in later if cause in one.on and one.llm_ref.name != failed), "")
+
+
+def refusal(event: ModelFailed) -> tuple[FailureReason, str]:
+    """Why a task fails whose model call was refused."""
+    match event.cause:
+        case "maxTokens":
+            return "MaxTokensReached", event.error
+        case "maxCost":
+            return "MaxCostReached", event.error
+        case "namespaceQuota":
+            return "QuotaReached", event.error
+        case "contextTooLong":
+            reason: FailureReason = "ContextTooLong"
+        case "quotaExhausted":
+            reason = "LLMQuotaExhausted"
+        case _:
+            reason = "LLMRequestFailed4xx" if event.status is not None else "LLMRequestFailed"
+    status = f" with status {event.status}" if event.status is not None else ""
+    return reason, f"LLM request failed{status}: {event.error}"
 
 
 def exhausted(spend: Spend, budget: Budget, next_turn: int) -> tuple[FailureReason, str] | None:
@@ -81,12 +129,17 @@ def unreasonable(calls: Sequence[ToolCall]) -> str:
     return ""
 
 
-def backoff(task: str, failure: ModelFailed) -> timedelta:
-    """How long to wait after a transient failure: exponential with full jitter, and never less than the provider asked.
+def park(failure: ModelFailed) -> timedelta:
+    """How long a call waits that a limit of ours leaves no room for."""
+    return timedelta(seconds=min(max(failure.retry_after_s or 0.0, PARK_MIN_S), PARK_MAX_S))
+
+
+def backoff(task: str, failure: ModelFailed, failures: int) -> timedelta:
+    """How long to wait after so many transient failures: exponential with full jitter, never less than was asked for.
 
     The jitter is drawn from the call's own ids, so a replay waits just as long.
     """
-    ceiling = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (failure.attempt - 1))
+    ceiling = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (failures - 1))
     draw = zlib.crc32(f"{task}/{failure.turn}/{failure.attempt}".encode()) / 2**32
     asked = min(failure.retry_after_s or 0.0, RETRY_AFTER_MAX_S)
     return timedelta(seconds=max(asked, ceiling * draw))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from schemas.resources import Agent, Ref, ResourceStatus, Status
+from schemas.resources import Agent, ResourceStatus, Status
+from schemas.toolsets import builtin_toolset
 
 Look = Callable[[str, str], tuple[bool, ResourceStatus | None]]
 """`(kind, name) -> (exists, status)`, in the agent's namespace."""
@@ -24,22 +25,33 @@ READY = Verdict("Ready", "All dependencies validated successfully")
 def evaluate(agent: Agent, look: Look) -> Verdict:
     """An agent's status: of its model, sub-agents, MCP servers and contact channels, the first that is not ready."""
     spec = agent.spec
-    named: list[tuple[str, Ref]] = [
-        ("LLM", spec.llm_ref),
-        *(("Agent", ref) for ref in spec.sub_agents),
-        *(("MCPServer", ref) for ref in spec.mcp_servers),
-        *(("ContactChannel", ref) for ref in spec.human_contact_channels),
+    named: list[tuple[str, str]] = [
+        ("LLM", spec.llm_ref.name),
+        *(("Agent", ref.name) for ref in spec.sub_agents),
+        *(("MCPServer", ref.name) for ref in spec.mcp_servers),
+        *(("Toolset", ref.name) for ref in spec.toolsets),
+        *(("ContactChannel", ref.name) for ref in spec.human_contact_channels),
     ]
     if not spec.system.strip():
         return Verdict("Error", "system is empty")
-    for kind, ref in named:
-        exists, status = look(kind, ref.name)
+    standing_in = False
+    for fallback in spec.fallbacks:
+        exists, status = look("LLM", fallback.llm_ref.name)
         if not exists:
-            return Verdict("Error", f'{kind} "{ref.name}" not found')
+            return Verdict("Error", f'LLM "{fallback.llm_ref.name}" (a fallback) not found')
+        standing_in |= "notReady" in fallback.on and status is not None and status.ready
+    for kind, name in named:
+        exists, status = look(kind, name)
+        if exists and kind == "LLM" and standing_in:
+            continue
+        if not exists and kind == "Toolset" and builtin_toolset(name) is not None:
+            continue
+        if not exists:
+            return Verdict("Error", f'{kind} "{name}" not found')
         if status is None:
-            return Verdict("Pending", f'{kind} "{ref.name}" is not ready (nobody has looked at it yet)')
+            return Verdict("Pending", f'{kind} "{name}" is not ready (nobody has looked at it yet)')
         if not status.ready:
-            return Verdict("Pending", f'{kind} "{ref.name}" is not ready (status: "{status.status}")')
+            return Verdict("Pending", f'{kind} "{name}" is not ready (status: "{status.status}")')
     if spec.sub_agents:
         return Verdict("Error", "subAgents: delegation to other agents is not available in this version")
     return READY

@@ -43,6 +43,7 @@ class MemoryBus:
         self.clock: Clock = self.server.clock
         self.timers: Timers = MemoryTimers(self.server, pause)
         self.resources: Store = MemoryStore(self.server.resources, subjects.RESOURCES_BUCKET, pause)
+        self.flow: Store = MemoryStore(self.server.flow, subjects.FLOW_BUCKET, pause)
         self.dead_letters: Log = MemoryLog(self.server.dead_letters, pause, commit)
         self._signals = MemorySignals(self.server, pause)
         self.signals: Signals = self._signals

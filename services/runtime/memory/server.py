@@ -35,13 +35,15 @@ class MemoryServer:
         self.dead_letters = self._stream(subjects.DEAD_LETTERS_STREAM, subjects.DEAD_LETTERS_SUBJECTS, history=1)
         bucket = subjects.RESOURCES_BUCKET
         self.resources = self._stream(f"KV_{bucket}", (f"$KV.{bucket}.>",), history=1)
+        flow = subjects.FLOW_BUCKET
+        self.flow = self._stream(f"KV_{flow}", (f"$KV.{flow}.>",), history=1)
         self._alarms: dict[str, Alarm] = {}
         self._consumers: dict[tuple[str, str], DurableConsumer] = {}
 
     @property
     def streams(self) -> Sequence[Stream]:
         """All streams."""
-        return (*self.tasks, self.requests, self.timers, self.dead_letters, self.resources)
+        return (*self.tasks, self.requests, self.timers, self.dead_letters, self.resources, self.flow)
 
     def capturing(self, subject: str) -> Stream | None:
         """The stream that stores a subject, or None."""

@@ -50,6 +50,7 @@ class NatsBus:
         self._payloads = Payloads(connection, replicas=settings.stream_replicas)
         self.timers = NatsTimers(connection, self._payloads)
         self.resources = NatsStore(connection, subjects.RESOURCES_BUCKET, replicas=settings.stream_replicas)
+        self.flow = NatsStore(connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas)
         self.signals = NatsSignals(connection, self._payloads)
         # Dead letters expire; what they name must live as long.
         self.dead_letters = self._log(

@@ -123,6 +123,7 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         "max_age": DEAD_LETTER_S * NANOSECONDS,
     }
     resources = {**bucket, "subjects": [f"$KV.{subjects.RESOURCES_BUCKET}.>"]}
+    flow = {**bucket, "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"]}
     payloads = {
         **base,
         "subjects": [f"$O.{subjects.PAYLOADS_BUCKET}.>"],
@@ -136,6 +137,7 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         StreamPlan(subjects.TIMERS_STREAM, timers, (*BASE_CHECKED, "allow_msg_schedules")),
         StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED),
         StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct")),
+        StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct")),
         StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct", "allow_msg_ttl")),
     ]
 
@@ -143,6 +145,11 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
 def resources_stream() -> str:
     """The stream of the resources bucket."""
     return f"KV_{subjects.RESOURCES_BUCKET}"
+
+
+def flow_stream() -> str:
+    """The stream of the bucket of shared limits."""
+    return f"KV_{subjects.FLOW_BUCKET}"
 
 
 def payloads_stream() -> str:

@@ -74,7 +74,7 @@ class History:
         def observe(entry: Entry) -> None:
             self.stored.append((stream, entry))
             self._by_stream[stream].append(entry)
-            if stream.startswith("KV_holdfast_") and stream != "KV_holdfast_resources":
+            if stream.startswith("KV_holdfast_") and stream not in ("KV_holdfast_resources", "KV_holdfast_flow"):
                 self.by_task[task_of(entry.subject)].append(entry)
 
         return observe
