@@ -9,10 +9,17 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, ModelFailure, TaskSubmitted
+from schemas.events import (
+    CancelRequested,
+    ModelAnswered,
+    ModelFailed,
+    ModelFailure,
+    TaskSubmitted,
+    WindowCompacted,
+)
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from schemas.requests import Limits, TaskSpec
-from schemas.task import Budget, Cancelled, Failed, FinalAnswer, State
+from schemas.task import AwaitingModel, Budget, Cancelled, Failed, FinalAnswer, RetryingModel, State, Waiting
 from schemas.wire import encode
 from services.planner.core.inputs import (
     AgentReady,
@@ -22,6 +29,7 @@ from services.planner.core.inputs import (
     DeadlinePassed,
     Input,
     ModelCallFailed,
+    ModelCompacted,
     ModelReplied,
     RetryDue,
     Submitted,
@@ -45,17 +53,30 @@ ORDER = (
 _LATE = _START + timedelta(days=1)
 
 
-def _answer(turn: int, *, text: str = "", call: bool = False, attempt: int = 1) -> ModelReplied:
+def _answer(turn: int, *, text: str = "", call: bool = False, invalid: str = "", attempt: int = 1) -> ModelReplied:
     calls = (ToolCall(id="1", name="server__tool", arguments="{}"),) if call else ()
     message = AssistantMessage(content=text, tool_calls=calls)
-    event = ModelAnswered(turn=turn, attempt=attempt, message=message, usage=Usage(), at=_START)
+    event = ModelAnswered(turn=turn, attempt=attempt, message=message, usage=Usage(), at=_START, invalid=invalid)
     return ModelReplied(seq=9, subject="answer", event=event)
 
 
-def _failure(turn: int, *, transient: bool, attempt: int = 1) -> ModelCallFailed:
-    kind: ModelFailure = "transient" if transient else "refused"
+def _failure(turn: int, kind: ModelFailure, *, fallback: str = "", attempt: int = 1) -> ModelCallFailed:
     event = ModelFailed(turn=turn, attempt=attempt, failure=kind, error="why", status=400, at=_START)
-    return ModelCallFailed(subject="answer", event=event)
+    return ModelCallFailed(subject="answer", event=event, fallback=fallback)
+
+
+def _compaction(turn: int, *, attempt: int = 1) -> ModelCompacted:
+    event = WindowCompacted(
+        turn=turn,
+        attempt=attempt,
+        policy="summarize",
+        replaced=1,
+        messages=(),
+        tokens_before=2,
+        tokens_after=1,
+        at=_START,
+    )
+    return ModelCompacted(seq=8, subject="answer", event=event)
 
 
 def _inputs(turn: int, attempt: int) -> Iterator[tuple[str, Input]]:
@@ -66,8 +87,12 @@ def _inputs(turn: int, attempt: int) -> Iterator[tuple[str, Input]]:
     yield "model: text", _answer(turn, text="text", attempt=attempt)
     yield "model: tool calls", _answer(turn, call=True, attempt=attempt)
     yield "model: empty", _answer(turn, attempt=attempt)
-    yield "model: transient failure", _failure(turn, transient=True, attempt=attempt)
-    yield "model: refused", _failure(turn, transient=False, attempt=attempt)
+    yield "model: answer does not fit", _answer(turn, text="text", invalid="why", attempt=attempt)
+    yield "model: transient failure", _failure(turn, "transient", attempt=attempt)
+    yield "model: refused", _failure(turn, "refused", attempt=attempt)
+    yield "model: failure with a fallback", _failure(turn, "refused", fallback="spare", attempt=attempt)
+    yield "model: throttled", _failure(turn, "throttled", attempt=attempt)
+    yield "model: window compacted", _compaction(turn, attempt=attempt)
     yield "retry due", RetryDue(at=_LATE)
     yield "all results in", ToolsAnswered(request=f"r{turn}", seqs=(10,), at=_START)
     yield "cancel", CancelAsked(subject="cancel", event=CancelRequested(at=_START))
@@ -90,9 +115,14 @@ def edges() -> list[tuple[str, str, str]]:
         seen.add(encode(state))
         for label, after in _steps(state):
             found.add((_name(state), label, _name(after)))
-            if not isinstance(after, FinalAnswer | Failed | Cancelled):
+            if not isinstance(after, FinalAnswer | Failed | Cancelled) and not _goes_on_for_ever(after):
                 frontier.append(after)
     return sorted(found, key=lambda edge: (ORDER.index(edge[0]), edge[1], ORDER.index(edge[2])))
+
+
+def _goes_on_for_ever(state: State) -> bool:
+    """Nothing but the deadline bounds how often a call is parked: once is enough here."""
+    return isinstance(state, AwaitingModel | RetryingModel | Waiting) and state.tries.parks > 1
 
 
 def _steps(state: State) -> Iterator[tuple[str, State]]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from schemas.commands import CallModel, RunTool
-from schemas.events import ModelAnswered, ModelFailed, ToolFinished, decode_task_event
-from schemas.messages import AssistantMessage, Message, ToolMessage
+from schemas.events import ModelAnswered, ModelFailed, ToolFinished, WindowCompacted, decode_task_event
+from schemas.messages import AssistantMessage, Message, ToolMessage, Usage
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.wire import decode, encode
@@ -210,7 +210,11 @@ def _spend(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) 
     cost = Decimal(0)
     for entry in world.history.of(task, f"{task.root}.evt.{task.task}.llm.>"):
         event = decode_task_event(entry.data)
-        assert isinstance(event, ModelAnswered | ModelFailed)
+        assert isinstance(event, ModelAnswered | ModelFailed | WindowCompacted)
+        if (isinstance(event, ModelFailed) and event.failure == "throttled") or (
+            isinstance(event, WindowCompacted) and event.usage == Usage()
+        ):
+            continue
         calls += 1
         tokens += event.usage.input_tokens + event.usage.output_tokens
         cost += event.usage.cost_usd or 0

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from schemas.messages import AssistantMessage, UserMessage
+from schemas.messages import AssistantMessage, UserMessage, text_of
 from schemas.resources import ToolAnnotations, ToolInfo
 from services.llm_gateway.core.calls import ModelReply, ModelRequest
 from services.llm_gateway.providers.base import Checked, OnText, Provider
@@ -133,7 +133,7 @@ class SimulatedModel:
 
     async def call(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         world = self._process.world
-        user = next((m.content for m in reversed(request.messages) if isinstance(m, UserMessage)), "")
+        user = next((text_of(m.content) for m in reversed(request.messages) if isinstance(m, UserMessage)), "")
         world.note(self._process.name, "model.call", f"{user} {request.turn}.{request.attempt}", "")
         world.history.model_calls.append(
             ModelRequested(request.messages, request.turn, request.attempt, world.clock.now(), self._process.name)

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished, decode_task_event
+from schemas.events import (
+    CancelRequested,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    ToolFinished,
+    WindowCompacted,
+    decode_task_event,
+)
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, RetryingModel, State, Waiting
 from services.planner.core.inputs import (
@@ -20,12 +28,14 @@ from services.planner.core.inputs import (
     DeadlinePassed,
     Input,
     ModelCallFailed,
+    ModelCompacted,
     ModelReplied,
     RetryDue,
     Submitted,
     ToolsAnswered,
 )
 from services.planner.core.machine import Impossible, transition
+from services.planner.core.policy import next_llm
 from services.runtime.ports import Entry
 
 if TYPE_CHECKING:
@@ -75,11 +85,20 @@ def _recorded(world: World, task: TaskSubjects, before: State | None, until: int
                 yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
             case ModelFailed():
                 yield ModelCallFailed(subject=entry.subject, event=event)
+                if before is not None and (fallback := _fallback(world, before.agent, event)):
+                    yield ModelCallFailed(subject=entry.subject, event=event, fallback=fallback)
+            case WindowCompacted():
+                yield ModelCompacted(seq=entry.seq, subject=entry.subject, event=event)
             case CancelRequested():
                 yield CancelAsked(subject=entry.subject, event=event)
             case ToolFinished():
                 if isinstance(before, AwaitingTools) and before.request == event.request:
                     yield from _joined(world, task, before, event, until)
+
+
+def _fallback(world: World, agent: str, failed: ModelFailed) -> str:
+    """The fallback for a failure. The planner may not have known the agent when it took place."""
+    return next_llm(world.scenario.agents[agent].spec, failed.llm, failed.cause)
 
 
 def _joined(

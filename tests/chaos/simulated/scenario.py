@@ -7,14 +7,16 @@ from decimal import Decimal
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.ids import partition_of
 from schemas.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from schemas.requests import Limits
+from schemas.requests import FailureCause, Limits
 from schemas.resources import (
     LLM,
     Agent,
     AgentSpec,
+    Fallback,
     LLMSpec,
     MCPServer,
     MCPServerSpec,
@@ -26,6 +28,7 @@ from schemas.resources import (
     ScriptedFailure,
     ScriptedOptions,
     ScriptedReply,
+    ServerRef,
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
@@ -73,8 +76,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """How far a process's clock may be off."""
     calm_at_s: float
     resources: tuple[Resource, ...]
-    scripts: dict[str, tuple[ScriptedReply, ...]]
-    """By agent."""
+    agents: dict[str, Agent]
     tasks: tuple[Asked, ...]
     upsets: tuple[Upset, ...]
     empty_replies: dict[tuple[str, int], int]
@@ -88,11 +90,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 def draw_scenario(rng: random.Random) -> Scenario:
     """The scenario of a seed."""
     agents = [f"agent-{n}" for n in range(1, rng.randint(1, 3) + 1)]
-    scripts = {agent: _script(rng) for agent in agents}
+    models = {agent: _models(rng, agent) for agent in agents}
+    declared = {agent: _agent(rng, agent, [model.metadata.name for model in models[agent]]) for agent in agents}
     tasks = tuple(_task(rng, f"task-{n}", rng.choice(agents)) for n in range(1, rng.randint(2, 5) + 1))
     resources: list[Resource] = [_server(name) for name in SERVERS]
-    for agent, script in scripts.items():
-        resources += [_llm(agent, script), _agent(agent)]
+    for agent in agents:
+        resources += [*models[agent], declared[agent]]
     return Scenario(
         partitions=rng.choice((1, 1, 2)),
         commit=rng.choice(("batch", "two-step")),
@@ -102,16 +105,21 @@ def draw_scenario(rng: random.Random) -> Scenario:
         skew_s=rng.choice((0.0, 0.0, 1.0)),
         calm_at_s=rng.choice((5.0, 20.0, 40.0)),
         resources=tuple(resources),
-        scripts=scripts,
+        agents=declared,
         tasks=tasks,
         upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
         empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
     )
 
 
-def _script(rng: random.Random) -> tuple[ScriptedReply, ...]:
+def _models(rng: random.Random, agent: str) -> list[LLM]:
+    """An agent's model, and perhaps another one that says the same and fails otherwise."""
     turns = rng.choice((0, 1, 1, 2, 3))
-    return (*(_tool_turn(rng) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
+    script = (*(_tool_turn(rng) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
+    models = [_llm(f"model-of-{agent}", script)]
+    if rng.random() < 0.3:
+        models.append(_llm(f"spare-of-{agent}", tuple(replace(reply, fail=_failure(rng)) for reply in script)))
+    return models
 
 
 def _tool_turn(rng: random.Random) -> ScriptedReply:
@@ -129,18 +137,21 @@ def _tool_turn(rng: random.Random) -> ScriptedReply:
 
 
 def _reply(rng: random.Random, *, text: str, calls: tuple[ScriptedCall, ...] = ()) -> ScriptedReply:
-    fail = None
-    if rng.random() < 0.15:
-        status, times = rng.choice(((429, 2), (500, 1), (503, 3), (400, 99)))
-        fail = ScriptedFailure(status=status, times=times, retry_after_s=rng.choice((None, 0.5, 3.0)))
     return ScriptedReply(
         text=text,
         calls=calls,
-        fail=fail,
+        fail=_failure(rng),
         delay_s=rng.choice((0.0, 0.0, 0.2, 3.0)),
         input_tokens=rng.randint(1, 1000),
         output_tokens=rng.randint(1, 1000),
     )
+
+
+def _failure(rng: random.Random) -> ScriptedFailure | None:
+    if rng.random() >= 0.15:
+        return None
+    status, times = rng.choice(((429, 2), (500, 1), (503, 3), (400, 99)))
+    return ScriptedFailure(status=status, times=times, retry_after_s=rng.choice((None, 0.5, 3.0)))
 
 
 def _task(rng: random.Random, name: str, agent: str) -> Asked:
@@ -187,14 +198,18 @@ def _server(name: str) -> MCPServer:
     return MCPServer(metadata=Metadata(name=name), spec=spec)
 
 
-def _llm(agent: str, script: tuple[ScriptedReply, ...]) -> LLM:
+def _llm(name: str, script: tuple[ScriptedReply, ...]) -> LLM:
     pricing = Pricing(input=Decimal(10), output=Decimal(10))
     spec = LLMSpec(provider="scripted", scripted=ScriptedOptions(transcript=script), pricing=pricing)
-    return LLM(metadata=Metadata(name=f"model-of-{agent}"), spec=spec)
+    return LLM(metadata=Metadata(name=name), spec=spec)
 
 
-def _agent(name: str) -> Agent:
+def _agent(rng: random.Random, name: str, models: list[str]) -> Agent:
+    causes: tuple[tuple[FailureCause, ...], ...] = (("rateLimited", "overloaded"), ("invalidRequest", "notReady"))
     spec = AgentSpec(
-        llm_ref=Ref(name=f"model-of-{name}"), system="be good", mcp_servers=tuple(Ref(name=one) for one in SERVERS)
+        llm_ref=Ref(name=models[0]),
+        system="be good",
+        mcp_servers=tuple(ServerRef(name=one) for one in SERVERS),
+        fallbacks=tuple(Fallback(llm_ref=Ref(name=model), on=rng.choice(causes)) for model in models[1:]),
     )
     return Agent(metadata=Metadata(name=name), spec=spec)
