@@ -16,6 +16,7 @@ from services.runtime.errors import RetryLater
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
+    from services.runtime.ports import Clock
     from services.runtime.resources import Resources
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ Woken = Callable[[set[tuple[str, str]]], Awaitable[None]]
 class Agents:
     """The agents that this replica knows, and a loop that says how they are."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, clock: Clock) -> None:
         self._resources = resources
+        self._clock = clock
         self._changed = asyncio.Event()
         self._tasks = Tasks()
         self._ready: set[tuple[str, str]] = set()
@@ -65,7 +67,7 @@ class Agents:
                 await self._say(woken)
             except RetryLater as later:
                 logger.warning("could not write agent statuses: %s", later, extra={"action": "agent.status"})
-                await asyncio.sleep(later.after_s)
+                await self._clock.sleep(later.after_s)
                 continue
             await self._changed.wait()
 

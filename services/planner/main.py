@@ -24,7 +24,7 @@ class Planner:
     def __init__(self, runtime: Runtime) -> None:
         self._bus = runtime.bus
         self._table = TaskTable(runtime.bus, runtime.metrics, runtime.traces)
-        self._agents = Agents(runtime.resources)
+        self._agents = Agents(runtime.resources, runtime.bus.clock)
         steps = Steps(runtime.bus, self._table, self._agents, runtime.metrics)
         self._events = Events(runtime.bus, steps, self._table, runtime.metrics, runtime.traces)
         self._requests = Requests(runtime.bus, steps)
