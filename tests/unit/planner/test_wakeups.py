@@ -184,6 +184,7 @@ async def test_an_agent_that_became_ready_while_the_bus_was_away_wakes_its_tasks
     assert woken == 1
     assert isinstance(await bench.stage.state(TASK), Waiting)
     bench.away = ""
+    await bench.clock.advance(1)
     await bench.stage.until_state(TASK, AwaitingModel)
     await bench.planner.stop()
     await bench.tasks.close()
