@@ -33,14 +33,15 @@ from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.ledger import Ledger
 from services.tool_executor.mcp.pool import ServerKey
 from services.tool_executor.progress import ProgressReport
-from services.tool_executor.resolve import Target, resolve
+from services.tool_executor.resolve import Resolver, Target
 from services.tool_executor.running import Running, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from schemas.tools import Via
     from services.runtime.service import Runtime
-    from services.tool_executor.calls import MAYBE, ToolServer
+    from services.tool_executor.calls import ToolServer
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,11 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 class ToolCommands:
     """The handler of the tool-executor's consumer."""
 
-    def __init__(self, runtime: Runtime, find: Callable[[ServerKey], ToolServer | None]) -> None:
+    def __init__(self, runtime: Runtime, find: Callable[[Via, ServerKey], ToolServer | None]) -> None:
         self._runtime = runtime
         self._clock = runtime.bus.clock
         self._find = find
+        self._resolver = Resolver(runtime.resources)
         self.running = Running()
         settings = runtime.settings
         self._ledger = Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics)
@@ -220,10 +222,10 @@ class ToolCommands:
     async def _outcome(self, command: Command, asked: ToolCall) -> Outcome:
         run, delivered = command.run, command.inbound.delivered
         try:
-            target = resolve(self._runtime.resources, run.namespace, run.agent, asked.name)
+            target = self._resolver.resolve(run.namespace, run.agent, asked.name)
             values = arguments.parse(asked.arguments)
             arguments.check(target.info.input_schema, values)
-            server = self._server(ServerKey(run.namespace, target.server))
+            server = self._server(run.namespace, target)
             self._hand_back_if_busy(server, target, delivered)
             return await self._caller.make(self._call(command, target, server, values))
         except BadArguments as wrong:
@@ -240,17 +242,17 @@ class ToolCommands:
             return Outcome("unknown", f"Whoever ran this call was interrupted, and now: {why} {MAYBE}")
         return Outcome("failed", why)
 
-    def _server(self, key: ServerKey) -> ToolServer:
-        server = self._find(key)
+    def _server(self, namespace: str, target: Target) -> ToolServer:
+        server = self._find(target.via, ServerKey(namespace, target.server))
         if server is None:
-            raise NotNow(f"MCP server {key.name!r} is not connected")
+            raise NotNow(f"{target.where} is not connected")
         return server
 
     def _hand_back_if_busy(self, server: ToolServer, target: Target, delivered: int) -> None:
         """Leave slots of this process to other servers when one has more calls than it can take."""
         settings = self._runtime.settings
         if server.calls >= max(target.concurrency, settings.slots // 2) and delivered < settings.deliveries_max - 1:
-            raise RetryLater(f"MCP server {target.server!r} is busy", after_s=min(BUSY_S * 2**delivered, BUSY_MAX_S))
+            raise RetryLater(f"{target.where} is busy", after_s=min(BUSY_S * 2**delivered, BUSY_MAX_S))
 
     def _call(self, command: Command, target: Target, server: ToolServer, values: dict[str, object]) -> Call:
         run = command.run

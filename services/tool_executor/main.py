@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from schemas import subjects
 from services.runtime.service import Service, Subscription
@@ -11,8 +11,11 @@ from services.tool_executor.handlers import ToolCommands
 from services.tool_executor.readiness import Readiness
 
 if TYPE_CHECKING:
+    from schemas.tools import Via
     from services.runtime.ports import Unsubscribe
     from services.runtime.service import Runtime
+    from services.tool_executor.calls import ToolServer
+    from services.tool_executor.mcp.pool import ServerKey
 
 
 class ToolExecutor:
@@ -21,7 +24,7 @@ class ToolExecutor:
     def __init__(self, runtime: Runtime) -> None:
         self._bus = runtime.bus
         self._readiness = Readiness(runtime)
-        self._commands = ToolCommands(runtime, self._readiness.pool.connections.get)
+        self._commands = ToolCommands(runtime, self._find)
         self._unsubscribe: Unsubscribe | None = None
 
     def subscriptions(self) -> Sequence[Subscription]:
@@ -41,6 +44,16 @@ class ToolExecutor:
         if self._unsubscribe is not None:
             await self._unsubscribe()
         await self._readiness.stop()
+
+    def _find(self, via: Via, key: ServerKey) -> ToolServer | None:
+        """What carries a call out; None if it cannot now."""
+        match via:
+            case "MCPServer":
+                return self._readiness.pool.connections.get(key)
+            case "MCPExtra" | "Toolset":
+                return None
+            case _:
+                assert_never(via)
 
 
 def build(runtime: Runtime) -> Service:

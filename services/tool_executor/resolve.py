@@ -1,48 +1,102 @@
-"""From the name that a model used to a tool of a server, exactly."""
+"""From the name that a model used to what carries it out, exactly.
+
+That is a tool of a server, one of ours that asks a server for more than tools, or a tool of a toolset.
+
+The tools of an agent are put together again only when the agent, or a server or toolset of its namespace, changes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import assert_never
 
 import msgspec
 
 from schemas.resources import Agent, MCPServer, ToolInfo
-from schemas.tools import agent_tools
+from schemas.subjects import ResourceKey
+from schemas.tools import OfferedTool, Via, agent_tools
 from services.runtime.resources import Resources, tools_of
 from services.tool_executor.calls import NotNow
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.core.names import unknown_tool
-from services.tool_executor.core.policy import CallPolicy, policy_of
+from services.tool_executor.core.policy import CallPolicy, annotated_policy, policy_of
+
+TOOLSET_CALLS_MAX = 16
+"""Calls of one toolset at once, per replica."""
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A tool that can be called."""
 
+    via: Via
     server: str
+    """The server, or the toolset."""
     info: ToolInfo
     policy: CallPolicy
     concurrency: int
     """Calls that its server takes at once from one process."""
 
+    @property
+    def where(self) -> str:
+        """Where it comes from, in words."""
+        return f"{'toolset' if self.via == 'Toolset' else 'MCP server'} {self.server!r}"
 
-def resolve(resources: Resources, namespace: str, agent_name: str, name: str) -> Target:
-    """The tool that `name` means for an agent.
 
-    Raises `BadArguments` if the agent has no such tool, and `NotNow` if that cannot be said at the moment.
-    """
-    agent = resources.get(Agent, namespace, agent_name)
-    if agent is None:
-        raise NotNow(f"agent {agent_name!r} is not there any more")
-    statuses = [(ref.name, resources.status("MCPServer", namespace, ref.name)) for ref in agent.spec.mcp_servers]
-    table = agent_tools(agent.spec, partial(tools_of, resources, namespace))
-    offered = table.get(name)
-    if offered is None:
-        for server, status in statuses:
+class Resolver:
+    """Looks tools up by the names that agents' models know them by."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._tables: dict[tuple[str, str], Mapping[str, OfferedTool]] = {}
+        resources.on_change(self._on_change)
+
+    def resolve(self, namespace: str, agent_name: str, name: str) -> Target:
+        """The tool that `name` means for an agent.
+
+        Raises `BadArguments` if the agent has no such tool, and `NotNow` if that cannot be said at the moment.
+        """
+        agent = self._resources.get(Agent, namespace, agent_name)
+        if agent is None:
+            raise NotNow(f"agent {agent_name!r} is not there any more")
+        table = self._table(agent)
+        offered = table.get(name)
+        if offered is None:
+            if why := next(self._not_ready(agent), ""):
+                raise NotNow(why)
+            raise BadArguments(unknown_tool(name, table))
+        return self._target(namespace, offered)
+
+    def _on_change(self, key: ResourceKey) -> None:
+        if key.kind == "Agent":
+            self._tables.pop((key.namespace, key.name), None)
+        elif key.kind in ("MCPServer", "Toolset"):
+            for place in [place for place in self._tables if place[0] == key.namespace]:
+                del self._tables[place]
+
+    def _table(self, agent: Agent) -> Mapping[str, OfferedTool]:
+        key = (agent.metadata.namespace, agent.metadata.name)
+        if key not in self._tables:
+            self._tables[key] = agent_tools(agent.spec, partial(tools_of, self._resources, key[0]))
+        return self._tables[key]
+
+    def _not_ready(self, agent: Agent) -> Iterator[str]:
+        """Why tools of the agent may be missing from its table."""
+        for ref in agent.spec.mcp_servers:
+            status = self._resources.status("MCPServer", agent.metadata.namespace, ref.name)
             if status is None or not status.ready:
                 why = status.status_detail if status else "nothing is known of it yet"
-                raise NotNow(f"MCP server {server!r} is not ready: {why}")
-        raise BadArguments(unknown_tool(name, table))
-    declared = resources.get(MCPServer, namespace, offered.server)
-    if declared is None:
-        raise NotNow(f"MCP server {offered.server!r} is not there any more")
-    return Target(offered.server, offered.info, policy_of(declared.spec, offered.info), declared.spec.concurrency)
+                yield f"MCP server {ref.name!r} is not ready: {why}"
+
+    def _target(self, namespace: str, offered: OfferedTool) -> Target:
+        match offered.via:
+            case "MCPServer" | "MCPExtra":
+                declared = self._resources.get(MCPServer, namespace, offered.server)
+                if declared is None:
+                    raise NotNow(f"MCP server {offered.server!r} is not there any more")
+                policy, concurrency = policy_of(declared.spec, offered.info), declared.spec.concurrency
+            case "Toolset":
+                policy, concurrency = annotated_policy(offered.info), TOOLSET_CALLS_MAX
+            case _:
+                assert_never(offered.via)
+        return Target(via=offered.via, server=offered.server, info=offered.info, policy=policy, concurrency=concurrency)

@@ -34,6 +34,12 @@ def policy_of(spec: MCPServerSpec, tool: ToolInfo) -> CallPolicy:
     )
 
 
+def annotated_policy(tool: ToolInfo, timeout_s: float = 60.0) -> CallPolicy:
+    """The policy of a tool of which only its annotations speak."""
+    hints = tool.annotations
+    return CallPolicy(repeatable=bool(hints.read_only or hints.idempotent), on_uncertain="fail", timeout_s=timeout_s)
+
+
 def _stated(policies: tuple[ToolPolicy, ...], tool: str) -> ToolPolicy:
     for policy in policies:
         if policy.tool == tool or fnmatchcase(tool, policy.tool):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from schemas.resources import EnvVar, SecretKeyRef, SecretSource, ToolPolicy
-from schemas.tools import tool_table
+from schemas.tools import Source, offer
 from services.runtime.settings import Settings
 from services.tool_executor.core.results import RESULT_BYTES_MAX
 from services.tool_executor.mcp import connection, pool, session, stdio
@@ -39,7 +39,7 @@ async def test_every_name_is_mapped_back_exactly_over_all_pages(record: Path) ->
         await bench.declare(plain("odd", record, tools=ODD, page=2))
         status = await bench.until_ready("odd")
         assert [tool.name for tool in status.tools] == sorted(tool["name"] for tool in ODD)
-        table = tool_table([("odd", status.tools)])
+        table = offer([Source("MCPServer", "odd", status.tools)])
         assert len(table) == len(ODD)
         assert all(len(name) <= 64 for name in table)
         for name, offered in table.items():

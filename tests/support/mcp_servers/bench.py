@@ -27,6 +27,7 @@ from schemas.resources import (
     Metadata,
     Ref,
     ResourceStatus,
+    ServerRef,
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
@@ -194,7 +195,9 @@ class Bench:
 
     async def declare_agent(self, *servers: str, agent: str = "helper", namespace: str = "default") -> None:
         """Apply an agent that has these servers."""
-        spec = AgentSpec(llm_ref=Ref(name="model"), system="s", mcp_servers=tuple(Ref(name=name) for name in servers))
+        spec = AgentSpec(
+            llm_ref=Ref(name="model"), system="s", mcp_servers=tuple(ServerRef(name=name) for name in servers)
+        )
         declared = Agent(metadata=Metadata(name=agent, namespace=namespace), spec=spec)
         await self.bus.resources.put(subjects.spec_key("Agent", namespace, agent), encode(declared))
 

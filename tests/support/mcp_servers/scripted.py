@@ -25,12 +25,14 @@ from schemas.resources import (
     Metadata,
     Ref,
     ResourceStatus,
+    ServerRef,
     ToolAnnotations,
     ToolInfo,
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Budget, CallRef
+from schemas.tools import Via
 from schemas.wire import decode, encode
 from services.runtime.errors import Unavailable
 from services.runtime.memory.bus import MemoryBus
@@ -123,7 +125,7 @@ class ScriptedExecutor:
     async def stop(self) -> None:
         pass
 
-    def _find(self, key: ServerKey) -> ScriptedServer | None:
+    def _find(self, via: Via, key: ServerKey) -> ScriptedServer | None:
         return self._servers.get(key.name)
 
 
@@ -197,7 +199,7 @@ class ScriptedStage:
                 tools=TOOLS,
             )
             await self.bus.resources.put(subjects.status_key("MCPServer", "default", name), encode(status))
-        agent = AgentSpec(llm_ref=Ref(name="m"), system="s", mcp_servers=tuple(Ref(name=name) for name in names))
+        agent = AgentSpec(llm_ref=Ref(name="m"), system="s", mcp_servers=tuple(ServerRef(name=name) for name in names))
         stored = encode(Agent(metadata=Metadata(name="helper"), spec=agent))
         await self.bus.resources.put(subjects.spec_key("Agent", "default", "helper"), stored)
 
