@@ -9,6 +9,7 @@ from typing import NamedTuple
 from schemas.resources import LLM, Agent, ResourceStatus
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, Source, agent_sources, offer
+from services.llm_gateway.core.tokens import tools_weight
 from services.llm_gateway.limits import time_limit
 from services.runtime.ports import Clock
 from services.runtime.resources import Resources, tools_of
@@ -28,7 +29,14 @@ class Equipped(NamedTuple):
     revision: int
     """The revision of the LLM."""
     tools: tuple[OfferedTool, ...]
+    tools_weight: int
     agent: Agent
+
+
+class _Offered(NamedTuple):
+    sources: tuple[Source, ...]
+    tools: tuple[OfferedTool, ...]
+    weight: int
 
 
 class Agents:
@@ -38,7 +46,7 @@ class Agents:
         self._resources = resources
         self._clock = clock
         self._changed = asyncio.Event()
-        self._tools: dict[tuple[str, str], tuple[tuple[Source, ...], tuple[OfferedTool, ...]]] = {}
+        self._tools: dict[tuple[str, str], _Offered] = {}
         resources.on_change(self._on_change)
 
     async def equip(self, namespace: str, name: str, llm: str = "") -> Equipped:
@@ -79,20 +87,21 @@ class Agents:
         if known is None or not isinstance(known.resource, LLM):
             raise NotReady(f'LLM "{llm_name}" not found')
         self._ready("LLM", namespace, llm_name)
-        return Equipped(known.resource, known.revision, self._offered(agent), agent)
+        offered = self._offered(agent)
+        return Equipped(known.resource, known.revision, offered.tools, offered.weight, agent)
 
-    def _offered(self, agent: Agent) -> tuple[OfferedTool, ...]:
+    def _offered(self, agent: Agent) -> _Offered:
         namespace = agent.metadata.namespace
         for ref in agent.spec.mcp_servers:
             self._ready("MCPServer", namespace, ref.name)
         sources = agent_sources(agent.spec, partial(tools_of, self._resources, namespace))
         key = (namespace, agent.metadata.name)
         made = self._tools.get(key)
-        if made is not None and made[0] == sources:
-            return made[1]
-        offered = tuple(offer(sources).values())
-        self._tools[key] = (sources, offered)
-        return offered
+        if made is not None and made.sources == sources:
+            return made
+        tools = tuple(offer(sources).values())
+        made = self._tools[key] = _Offered(sources, tools, tools_weight(tools))
+        return made
 
     def _ready(self, kind: str, namespace: str, name: str) -> ResourceStatus:
         status = self._resources.status(kind, namespace, name)

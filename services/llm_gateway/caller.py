@@ -1,26 +1,25 @@
 """One attempt at a model: slots, time limit, streaming, stop signals, and what it took.
 
-Never retries and never raises a provider's failure: what comes out is the event to record.
+Never retries. `Caller.ask` is the one way to a provider: answers and summaries go through it alike.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from schemas.events import ModelAnswered, ModelFailed
-from schemas.messages import Usage
 from schemas.resources import LLM
 from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingModel
 from services.llm_gateway.core.answers import recorded, refusal_of
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.cost import priced
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import network_failure
+from services.llm_gateway.core.moments import Place
 from services.llm_gateway.deltas import Deltas
 from services.llm_gateway.limits import time_limit
 from services.llm_gateway.models import Model
@@ -41,15 +40,30 @@ STOPPED_S = 0.2
 class Attempt(NamedTuple):
     """What to call, with what, for whom."""
 
-    task: TaskSubjects
+    place: Place
+    state: AwaitingModel
+    """The task as it waits for this call: its budget, what it has spent, what was tried."""
     llm: LLM
     model: Model
     request: ModelRequest
+    tokens: int
+    """What goes to the model, estimated."""
+    room: int
+    """Tokens kept free for the answer."""
+    is_answer: bool = True
+    """Whether the task's watchers see the text; false for a summary."""
 
     @property
-    def name(self) -> str:
-        """For logs and task names."""
-        return f"{self.task.task}.{self.request.turn}.{self.request.attempt}"
+    def task(self) -> TaskSubjects:
+        """Whose call it is."""
+        return self.place.task
+
+
+class Asked(NamedTuple):
+    """An answer, and how long the provider took."""
+
+    reply: ModelReply
+    latency_s: float
 
 
 class Ended(NamedTuple):
@@ -68,15 +82,11 @@ class Caller:
         self._observer = observer
         self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
 
-    async def call(self, attempt: Attempt) -> ModelAnswered | ModelFailed:
-        """The outcome of one attempt; raises `RetryLater` if the task was stopped meanwhile."""
-        try:
-            reply, latency_s = await self._observed(attempt)
-        except CallFailed as failed:
-            return _failed_event(attempt, failed.failure, self._clock.now())
-        return _answered_event(attempt, reply, self._clock.now(), latency_s)
+    async def ask(self, attempt: Attempt) -> Asked:
+        """What the model answers. Every provider call goes through here.
 
-    async def _observed(self, attempt: Attempt) -> tuple[ModelReply, float]:
+        Raises `CallFailed`, or `RetryLater` if the task was stopped meanwhile.
+        """
         with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
             result, latency_s = await self._stoppable(attempt)
             if isinstance(result, Failure):
@@ -84,7 +94,7 @@ class Caller:
                 raise CallFailed(result)
             reply = _finished(attempt, result)
             observed.answered(reply, latency_s)
-            return reply, latency_s
+            return Asked(reply, latency_s)
 
     async def stop(self, signal: Signal) -> None:
         """A task was cancelled or has failed: whoever calls a model for it may stop."""
@@ -94,7 +104,7 @@ class Caller:
                 call.cancel()
 
     async def _stoppable(self, attempt: Attempt) -> Ended:
-        call: asyncio.Task[Ended] = spawn(self._in_turn(attempt), name=f"model:{attempt.name}")
+        call: asyncio.Task[Ended] = spawn(self._in_turn(attempt), name=f"model:{attempt.place.name}")
         self._under_way[call] = attempt.task
         try:
             await asyncio.wait({call})
@@ -105,7 +115,7 @@ class Caller:
                 await asyncio.wait({call})
         if call.cancelled():
             logger.info("stopped a model call: its task has ended", extra={"action": "model.stopped"})
-            raise RetryLater(f"the model call of {attempt.name} was stopped", after_s=STOPPED_S)
+            raise RetryLater(f"the model call of {attempt.place.name} was stopped", after_s=STOPPED_S)
         return call.result()
 
     async def _in_turn(self, attempt: Attempt) -> Ended:
@@ -116,12 +126,11 @@ class Caller:
             return Ended(result, (self._clock.now() - started).total_seconds())
 
     async def _ask(self, attempt: Attempt) -> ModelReply | Failure:
-        request, provider = attempt.request, attempt.llm.spec.provider
+        provider = attempt.llm.spec.provider
         limit_s = timeout_s_of(attempt.llm.spec)
-        deltas = Deltas(self._signals, self._clock, attempt.task.live, turn=request.turn, attempt=request.attempt)
         try:
-            async with time_limit(self._clock, limit_s), deltas:
-                reply = await attempt.model.provider.call(request, deltas.add)
+            async with time_limit(self._clock, limit_s):
+                reply = await self._streamed(attempt)
         except CallFailed as failed:
             return failed.failure
         except TimeoutError:
@@ -130,37 +139,20 @@ class Caller:
             return Failure(error=f"{provider}: {refusal}", transient=False, usage=reply.usage)
         return reply
 
+    async def _streamed(self, attempt: Attempt) -> ModelReply:
+        """The provider's answer; an answer to the task is shown while it comes."""
+        if not attempt.is_answer:
+            return await attempt.model.provider.call(attempt.request, _unheard)
+        place = attempt.place
+        deltas = Deltas(self._signals, self._clock, place.task.live, turn=place.turn, attempt=place.attempt)
+        async with deltas:
+            return await attempt.model.provider.call(attempt.request, deltas.add)
+
+
+def _unheard(_text: str) -> None:
+    """Nobody watches a summary."""
+
 
 def _finished(attempt: Attempt, reply: ModelReply) -> ModelReply:
-    message = recorded(reply.message, attempt.task.namespace, attempt.task.task, attempt.request.turn)
+    message = recorded(reply.message, attempt.task.namespace, attempt.task.task, attempt.place.turn)
     return msgspec.structs.replace(reply, message=message, usage=priced(reply.usage, attempt.llm.spec.pricing))
-
-
-def _answered_event(attempt: Attempt, reply: ModelReply, at: datetime, latency_s: float) -> ModelAnswered:
-    return ModelAnswered(
-        turn=attempt.request.turn,
-        attempt=attempt.request.attempt,
-        message=reply.message,
-        usage=reply.usage,
-        at=at,
-        llm=attempt.llm.metadata.name,
-        model=reply.model,
-        latency_s=round(latency_s, 6),
-        finish_reason=reply.finish_reason,
-    )
-
-
-def _failed_event(attempt: Attempt, failure: Failure, at: datetime) -> ModelFailed:
-    usage = failure.usage
-    return ModelFailed(
-        turn=attempt.request.turn,
-        attempt=attempt.request.attempt,
-        failure="transient" if failure.transient else "refused",
-        error=failure.error,
-        at=at,
-        status=failure.status,
-        retry_after_s=failure.retry_after_s,
-        usage=usage if usage == Usage() else priced(usage, attempt.llm.spec.pricing),
-        llm=attempt.llm.metadata.name,
-        cause=failure.cause,
-    )

@@ -14,26 +14,21 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from schemas.commands import CallModel
 from schemas.dead_letters import DeadReason
 from schemas.events import ModelAnswered, ModelFailed
-from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.subjects import TRACEPARENT
 from schemas.task import AwaitingModel, decode_state
 from schemas.wire import Malformed, decode, encode
-from services.llm_gateway.agents import Agents, NotReady
-from services.llm_gateway.caller import Attempt, Caller
-from services.llm_gateway.core.calls import ModelRequest
-from services.llm_gateway.core.endpoints import BadSpec
-from services.llm_gateway.core.moments import moment
-from services.llm_gateway.core.window import BadWindow, Window
-from services.llm_gateway.models import Models
+from services.llm_gateway.core.moments import Place, moment, place_of
+from services.llm_gateway.core.outcomes import Outcome
+from services.llm_gateway.pipeline import Pipeline
 from services.llm_gateway.windows import Windows
 from services.runtime.consumer import Inbound
-from services.runtime.errors import Broken, RetryLater, Unavailable
+from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
-from services.runtime.secrets import SecretMissing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
 
@@ -48,33 +43,14 @@ EARLY_S = 0.2
 RECORD_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between tries to record an outcome: it was paid for, so a short outage of the bus must not lose it."""
 
-Outcome = ModelAnswered | ModelFailed
-
-
-class Place(NamedTuple):
-    """What a command's subject says."""
-
-    task: TaskSubjects
-    turn: int
-    attempt: int
-
-    @property
-    def event(self) -> str:
-        """Where the outcome is recorded."""
-        return self.task.model_event(self.turn, self.attempt)
-
 
 class ModelCalls:
     """Handles the commands of all partitions."""
 
-    def __init__(
-        self, bus: Bus, *, agents: Agents, models: Models, windows: Windows, caller: Caller, traces: Traces
-    ) -> None:
+    def __init__(self, bus: Bus, *, pipeline: Pipeline, windows: Windows, traces: Traces) -> None:
         self._bus = bus
-        self._agents = agents
-        self._models = models
+        self._pipeline = pipeline
         self._windows = windows
-        self._caller = caller
         self._traces = traces
         self._in_hand: dict[str, asyncio.Event] = {}
 
@@ -116,7 +92,7 @@ class ModelCalls:
         if state is None:
             logger.info("nobody waits for this model call any more", extra={"action": "model.late"})
             return
-        outcome = await self._outcome(log, place, command, state)
+        outcome = await self._pipeline.outcome(place, command, state)
         await self._record(log, place, outcome)
 
     async def _awaited(self, log: Log, place: Place, at_least: int) -> AwaitingModel | None:
@@ -135,46 +111,11 @@ class ModelCalls:
                     return None
                 raise RetryLater(f"the state of task {place.task.task} is behind its command", after_s=EARLY_S)
 
-    async def _outcome(self, log: Log, place: Place, command: CallModel, state: AwaitingModel) -> Outcome:
-        try:
-            equipped = await self._agents.equip(command.namespace, command.agent, command.llm)
-            window = await self._window(log, place, state)
-            request = ModelRequest(
-                messages=window.messages,
-                tools=equipped.tools,
-                turn=place.turn,
-                attempt=place.attempt,
-                size=window.size,
-                response_format=window.response_format,
-            )
-            async with self._models.use(equipped.llm, equipped.revision) as model:
-                return await self._caller.call(Attempt(place.task, equipped.llm, model, request))
-        except (NotReady, BadSpec, SecretMissing) as problem:
-            return ModelFailed(
-                turn=place.turn,
-                attempt=place.attempt,
-                failure="transient",
-                error=str(problem),
-                at=self._bus.clock.now(),
-                llm=command.llm,
-                cause="notReady",
-            )
-
-    async def _window(self, log: Log, place: Place, state: AwaitingModel) -> Window:
-        try:
-            window = await self._windows.get(log, place.task.state, state.window)
-        except (BadWindow, LookupError) as error:
-            self._windows.forget(place.task.state)
-            raise Broken(f"the conversation of task {place.task.task} cannot be read: {error}") from error
-        if window.unanswered:
-            raise Broken(f"tool call {window.unanswered[0]!r} of task {place.task.task} has no result")
-        return window
-
     async def _record(self, log: Log, place: Place, outcome: Outcome) -> None:
         data = encode(outcome)
         message = Outgoing(place.event, data, trace_headers())
         seq = await self._record_surely(log, message)
-        if isinstance(outcome, ModelFailed):
+        if not isinstance(outcome, ModelAnswered):
             return
         if outcome.message.tool_calls and seq is not None:
             self._windows.add(place.task.state, seq, place.event, data)
@@ -201,15 +142,3 @@ class ModelCalls:
         finally:
             del self._in_hand[subject]
             done.set()
-
-
-def place_of(subject: str) -> Place:
-    """The task, turn and attempt of a command's subject; raises `Malformed`."""
-    try:
-        *_, turn, attempt = subject.split(".")
-        place = Place(task_of(subject), int(turn), int(attempt))
-    except ValueError as error:
-        raise Malformed(f"{subject} is not the subject of a model command") from error
-    if place.task.model_command(place.turn, place.attempt) != subject:
-        raise Malformed(f"{subject} is not the subject of a model command")
-    return place

@@ -10,6 +10,7 @@ from services.llm_gateway.agents import Agents
 from services.llm_gateway.caller import Caller
 from services.llm_gateway.handlers import ModelCalls
 from services.llm_gateway.models import Models
+from services.llm_gateway.pipeline import Pipeline
 from services.llm_gateway.readiness import Readiness
 from services.llm_gateway.telemetry import Observer
 from services.llm_gateway.windows import Windows
@@ -26,14 +27,15 @@ class LLMGateway:
         self._bus = runtime.bus
         self._models = Models(runtime.secrets, runtime.bus.clock)
         self._caller = Caller(runtime.bus.signals, runtime.bus.clock, Observer(runtime.metrics, runtime.traces))
-        self._calls = ModelCalls(
+        windows = Windows()
+        pipeline = Pipeline(
             runtime.bus,
             agents=Agents(runtime.resources, runtime.bus.clock),
             models=self._models,
-            windows=Windows(),
+            windows=windows,
             caller=self._caller,
-            traces=runtime.traces,
         )
+        self._calls = ModelCalls(runtime.bus, pipeline=pipeline, windows=windows, traces=runtime.traces)
         self._readiness = Readiness(runtime.resources, self._models, runtime.secrets, runtime.bus.clock)
         self._unsubscribe: Unsubscribe | None = None
 

@@ -15,6 +15,7 @@ from schemas.events import ConversationStarted, ModelAnswered, ToolFinished, Win
 from schemas.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from schemas.requests import ResponseFormat
 from schemas.wire import Malformed, decode, decoder_of
+from services.llm_gateway.core.tokens import messages_weight
 
 Entry = ConversationStarted | ModelAnswered | WindowCompacted | ToolFinished
 decode_model_entry: Callable[[bytes], ModelAnswered | WindowCompacted] = decoder_of(ModelAnswered | WindowCompacted)
@@ -35,6 +36,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of the tool calls at its end that have no result."""
     size: int = 0
     """Stored bytes."""
+    weight: int = 0
+    """Of the messages, as `core/tokens.py` weighs them."""
+    ends: tuple[int, ...] = ()
+    """How many messages there are up to each entry, that entry's own included."""
     response_format: ResponseFormat | None = None
     """What the final answer has to look like."""
 
@@ -42,6 +47,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
     """`window` with more entries (subject and data, in order); raises `BadWindow`."""
     added: list[Message] = []
+    ends: list[int] = []
     unanswered, size, response_format = window.unanswered, window.size, window.response_format
     for subject, data in entries:
         size += len(data)
@@ -50,8 +56,14 @@ def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
         for message in messages_in(entry):
             unanswered = _after(unanswered, message, subject)
             added.append(message)
+        ends.append(len(window.messages) + len(added))
     return Window(
-        messages=(*window.messages, *added), unanswered=unanswered, size=size, response_format=response_format
+        messages=(*window.messages, *added),
+        unanswered=unanswered,
+        size=size,
+        weight=window.weight + messages_weight(added),
+        ends=(*window.ends, *ends),
+        response_format=response_format,
     )
 
 

@@ -1,0 +1,46 @@
+"""What is recorded of a model call."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.events import ModelAnswered, ModelFailed, WindowCompacted
+from schemas.messages import Usage
+from schemas.resources import LLM
+from services.llm_gateway.core.calls import Failure, ModelReply
+from services.llm_gateway.core.cost import priced
+from services.llm_gateway.core.moments import Place
+
+Outcome = ModelAnswered | ModelFailed | WindowCompacted
+
+
+def answered(place: Place, llm: LLM, reply: ModelReply, *, at: datetime, latency_s: float) -> ModelAnswered:
+    """The model answered."""
+    return ModelAnswered(
+        turn=place.turn,
+        attempt=place.attempt,
+        message=reply.message,
+        usage=reply.usage,
+        at=at,
+        llm=llm.metadata.name,
+        model=reply.model,
+        latency_s=round(latency_s, 6),
+        finish_reason=reply.finish_reason,
+    )
+
+
+def failed(place: Place, llm: LLM, failure: Failure, *, at: datetime) -> ModelFailed:
+    """The call failed."""
+    usage = failure.usage
+    return ModelFailed(
+        turn=place.turn,
+        attempt=place.attempt,
+        failure="transient" if failure.transient else "refused",
+        error=failure.error,
+        at=at,
+        status=failure.status,
+        retry_after_s=failure.retry_after_s,
+        usage=usage if usage == Usage() else priced(usage, llm.spec.pricing),
+        llm=llm.metadata.name,
+        cause=failure.cause,
+    )
