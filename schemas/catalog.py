@@ -26,7 +26,7 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.flow import NamespaceFlow, PoolFlow
-from schemas.live import TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
+from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
 from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Toolset
 from schemas.subjects import TaskSubjects
@@ -120,6 +120,7 @@ PLACEHOLDERS = {
     "request": "The batch of tool calls of one model answer: `r<turn>`.",
     "n": "The tool call's place in its answer, from 1.",
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
+    "holder": "A process of the tool-executor: a digest of its name and of when it was started.",
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
     "kind": "The resource's kind.",
     "name": "The resource's name.",
@@ -359,6 +360,27 @@ _REQUEST_CHANNELS = (
 )
 
 _OTHER_CHANNELS = (
+    Channel(
+        name="holder-asks",
+        address=subjects.holder("{holder}"),
+        title="Whether the process that began a tool call is still at it, before somebody takes the call over",
+        messages=(HolderAsked,),
+        published_by=("tool-executor",),
+        consumed_by=("tool-executor",),
+        delivery="at-most-once",
+        kept="not at all",
+        reply="holders",
+    ),
+    Channel(
+        name="holders",
+        address="",
+        title="What a process says of a tool call that it has begun, on the inbox of whoever asked",
+        messages=(HolderSaid,),
+        published_by=("tool-executor",),
+        consumed_by=("tool-executor",),
+        delivery="at-most-once",
+        kept="not at all",
+    ),
     Channel(
         name="dead-letters",
         address=subjects.dead_letter("{stream}", _SEQ),

@@ -6,6 +6,8 @@ is in the event that follows.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from schemas.wire import Instant, Wire
 
 
@@ -58,6 +60,22 @@ class TaskChanged(Wire, frozen=True, kw_only=True, tag="live.task.v1"):
     """The event's name in the predecessor's words: `LLMFinalAnswer`, `ToolCallsPending`, ..."""
     revision: int
     at: Instant
+
+
+class HolderAsked(Wire, frozen=True, kw_only=True, tag="live.holder-asked.v1"):
+    """A replica asks the one that began a tool call, by its ledger entry, whether it is still at it."""
+
+    ledger: str
+    """The subject of the entry."""
+    result: str
+    """The subject of the call's result."""
+    attempt: int = 1
+
+
+class HolderSaid(Wire, frozen=True, kw_only=True, tag="live.holder.v1"):
+    """The answer. `unused`: the entry was written, the call was not made, and whoever answers gives the entry up."""
+
+    holds: Literal["running", "unused", "ended"]
 
 
 LiveEvent = TextDelta | ToolProgress | TaskChanged

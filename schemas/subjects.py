@@ -188,6 +188,11 @@ STOP_ALL = f"{PREFIX}.stop.*.*"
 TEXT_ALL = f"{PREFIX}.text.*.*"
 
 
+def holder(token: str) -> str:
+    """Request and reply: whether the process of this token is still at a call that it has begun."""
+    return f"{PREFIX}.holder.{token}"
+
+
 def task_of(subject: str) -> TaskSubjects:
     """The task that a state, command, event, ledger, message or timer subject belongs to.
 
