@@ -92,7 +92,7 @@ def _components(types: Iterable[type[msgspec.Struct]], ref_template: str) -> Jso
     """The schemas of these and of all they are made of, by name."""
     types = list(types)
     _, components = msgspec.json.schema_components(types, ref_template=ref_template)
-    structs = {struct.__name__: struct for struct in _reachable(types)}
+    structs = {struct.__name__: struct for struct in reachable(types)}
     for name, component in components.items():
         _describe(component, structs[name])
     text = json.dumps({name: components[name] for name in sorted(components)})
@@ -100,7 +100,7 @@ def _components(types: Iterable[type[msgspec.Struct]], ref_template: str) -> Jso
     return plain
 
 
-def _reachable(types: Iterable[type[msgspec.Struct]]) -> set[type[msgspec.Struct]]:
+def reachable(types: Iterable[type[msgspec.Struct]]) -> set[type[msgspec.Struct]]:
     """The structs that these are made of, themselves included."""
     found: set[type[msgspec.Struct]] = set()
     waiting: list[Any] = [msgspec.inspect.type_info(kind) for kind in types]

@@ -26,6 +26,8 @@ def status_text(declared: Declared, info: KindInfo) -> tuple[bool, str, str]:
     """Ready, status and detail of a resource; says who should say something when nobody has."""
     if declared.status is not None:
         return declared.status.ready, declared.status.status, declared.status.status_detail
+    if info.kind == "Quota":
+        return True, "Ready", "in force"
     if not info.owner:
         return False, "Pending", "stored; no service uses it yet"
     return False, "Pending", f"waiting for {info.owner} to look at it"

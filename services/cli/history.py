@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import msgspec
 
 from schemas.commands import Command
-from schemas.events import ConversationStarted, ModelAnswered, TaskEvent, ToolFinished, ToolStarted, decode_task_event
+from schemas.events import (
+    ConversationStarted,
+    ModelAnswered,
+    TaskEvent,
+    ToolFinished,
+    ToolStarted,
+    WindowCompacted,
+    decode_task_event,
+)
 from schemas.ids import request_id
 from schemas.messages import Message, ToolMessage
 from schemas.wire import Malformed, decode
@@ -33,8 +41,8 @@ class Recorded(msgspec.Struct, frozen=True):
 
 async def history(log: Log, task: TaskSubjects) -> list[Recorded]:
     """Everything that was said about a task: requests, commands, answers, results."""
-    kinds = ("cmd.llm", "cmd.tool", "led", "msg", "evt")
-    return decoded(await log.last([f"{task.root}.{kind}.{task.task}.>" for kind in kinds]))
+    kinds = ("cmd.llm", "cmd.tool", "led", "evt")
+    return decoded(await log.last([task.context, *(f"{task.root}.{kind}.{task.task}.>" for kind in kinds)]))
 
 
 async def turns(log: Log, task: TaskSubjects, first: int, last: int, *, at_least: int = 0) -> list[Recorded]:
@@ -50,7 +58,7 @@ async def conversation(log: Log, window: Sequence[int]) -> list[Message]:
     messages: list[Message] = []
     for recorded in decoded(await log.read(window)):
         match recorded.fact:
-            case ConversationStarted(messages=several):
+            case ConversationStarted(messages=several) | WindowCompacted(messages=several):
                 messages += several
             case ModelAnswered(message=message):
                 messages.append(message)
@@ -61,6 +69,7 @@ async def conversation(log: Log, window: Sequence[int]) -> list[Message]:
                         name=result.tool,
                         content=result.content,
                         is_error=result.outcome != "succeeded",
+                        images=result.images,
                     )
                 )
             case _:

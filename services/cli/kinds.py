@@ -50,6 +50,25 @@ KINDS: tuple[KindInfo, ...] = (
         ),
     ),
     KindInfo(
+        "Toolset",
+        ("toolset", "toolsets"),
+        "tool-executor",
+        (Column("READY"), Column("STATUS"), Column("TYPE"), Column("TOOLS"), Column("DETAIL", wide=True)),
+    ),
+    KindInfo(
+        "Quota",
+        ("quota", "quotas"),
+        "",
+        (
+            Column("REQUESTS/MIN"),
+            Column("TOKENS/MIN"),
+            Column("TOKENS/DAY"),
+            Column("COST/DAY"),
+            Column("WHEN-SPENT", wide=True),
+            Column("WEIGHT", wide=True),
+        ),
+    ),
+    KindInfo(
         "ContactChannel",
         ("contactchannel", "contactchannels", "channel", "channels"),
         "",
@@ -95,7 +114,7 @@ KINDS: tuple[KindInfo, ...] = (
         ),
     ),
 )
-ALL = ("LLM", "MCPServer", "ContactChannel", "Agent", "Task")
+ALL = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Task")
 """What `get all` shows: not tool calls, of which there are many."""
 _BY_NAME = {name: info for info in KINDS for name in (*info.names, info.kind)}
 

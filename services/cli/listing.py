@@ -8,16 +8,17 @@ from datetime import datetime
 import msgspec
 
 from schemas.events import ModelAnswered, TaskSubmitted
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer
+from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, Toolset, ToolsetSpec
 from schemas.subjects import PREFIX, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Ended, FinalAnswer, State
 from schemas.task_view import describe_state
+from schemas.toolsets import toolset_tools
 from services.cli.client import Client, Declared, StoredTask
 from services.cli.documents import Document, resource_document, status_text, task_document, toolcall_document
 from services.cli.exits import ExitCode, Stop, not_found
 from services.cli.history import Recorded, conversation, decoded, history
 from services.cli.kinds import KindInfo
-from services.cli.text import age, one_line, stamp, yes
+from services.cli.text import age, money, one_line, stamp, yes
 from services.cli.toolcalls import ToolCallView, parse_name, toolcalls
 
 READ_AT_ONCE = 256
@@ -179,10 +180,22 @@ def _resource(declared: Declared, info: KindInfo) -> Shown:
             cells = (yes(ready), status, tools, spec.transport, detail)
         case ContactChannel(spec=spec):
             cells = (spec.type, yes(ready), status, detail)
+        case Toolset(spec=spec):
+            cells = (yes(ready), status, toolset_type(spec), str(len(toolset_tools(spec))), detail)
+        case Quota(spec=spec):
+            cost = "" if spec.max_cost_per_day is None else money(spec.max_cost_per_day)
+            counts = (spec.requests_per_minute, spec.tokens_per_minute, spec.max_tokens_per_day)
+            cells = (*("" if one is None else str(one) for one in counts), cost, spec.when_spent, str(spec.weight))
         case Agent(spec=spec):
             cells = (yes(ready), status, spec.llm_ref.name, detail)
     metadata = resource.metadata
     return Shown(info.kind, metadata.namespace, metadata.name, cells, resource_document(declared, info))
+
+
+def toolset_type(spec: ToolsetSpec) -> str:
+    """What kind of tools a toolset has."""
+    options = (("shell", spec.shell), ("http", spec.http), ("files", spec.files), ("commands", spec.commands or None))
+    return ",".join(name for name, given in options if given is not None)
 
 
 def _task(stored: StoredTask, output: str | None, now: datetime, document: Document) -> Shown:

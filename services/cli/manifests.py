@@ -22,9 +22,11 @@ from schemas.resources import (
     ContactChannel,
     MCPServer,
     Metadata,
+    Quota,
     Ref,
     Resource,
     SecretKeyRef,
+    Toolset,
 )
 from schemas.wire import Strict
 from services.cli.checks import check_resource, check_task, without_effect
@@ -78,6 +80,8 @@ _SHAPES: dict[str, type[Manifest]] = {
     "LLM": LLM,
     "Agent": Agent,
     "MCPServer": MCPServer,
+    "Toolset": Toolset,
+    "Quota": Quota,
     "ContactChannel": ContactChannel,
     "Task": TaskManifest,
 }

@@ -19,6 +19,7 @@ from schemas.resources import (
     ScriptedOptions,
     ScriptedReply,
     ScriptedRule,
+    ServerRef,
 )
 
 TOOLS = MCPServer(
@@ -54,6 +55,6 @@ def script(name: str, *, turns: int, call: ScriptedCall = NOOP, text: str = "", 
         LLM(metadata=Metadata(name=name), spec=LLMSpec(provider="scripted", scripted=options)),
         Agent(
             metadata=Metadata(name=name),
-            spec=AgentSpec(llm_ref=Ref(name=name), system="You are measured.", mcp_servers=(Ref(name="bench"),)),
+            spec=AgentSpec(llm_ref=Ref(name=name), system="You are measured.", mcp_servers=(ServerRef(name="bench"),)),
         ),
     )

@@ -25,6 +25,7 @@ from schemas.resources import (
     ScriptedCall,
     ScriptedOptions,
     ScriptedReply,
+    ServerRef,
 )
 from schemas.task import FinalAnswer
 from tests.support.stack import Stack, stack
@@ -93,7 +94,7 @@ async def apply_all(running: Stack) -> None:
     await stage.apply(LLM(metadata=Metadata(name="model"), spec=LLMSpec(provider="scripted", scripted=script)))
     clock = MCPServerSpec(transport="stdio", command=sys.executable, args=("-m", "mcp_server_time"))
     await stage.apply(MCPServer(metadata=Metadata(name="clock"), spec=clock))
-    spec = AgentSpec(llm_ref=Ref(name="model"), system="You tell the time.", mcp_servers=(Ref(name="clock"),))
+    spec = AgentSpec(llm_ref=Ref(name="model"), system="You tell the time.", mcp_servers=(ServerRef(name="clock"),))
     await stage.apply(Agent(metadata=Metadata(name="helper"), spec=spec))
 
 

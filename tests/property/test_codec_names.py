@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
 
+import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,9 +21,9 @@ from schemas.ids import (
     digest,
     partition_of,
 )
-from schemas.resources import ToolInfo
+from schemas.resources import KINDS, AgentSpec, Ref, ServerRef, ToolInfo
 from schemas.subjects import TaskSubjects, parse_resource_key, task_of
-from schemas.tools import NAME_LENGTH_MAX, tool_table
+from schemas.tools import NAME_LENGTH_MAX, Source, agent_tools, offer
 
 TOKENS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
 RESOURCE_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -50,6 +53,7 @@ def test_every_subject_of_a_task_leads_back_to_it(
         task.tool_event(request, n),
         task.cancel,
         task.context,
+        task.tool_output(request, n),
         task.ledger(request, n),
         task.timer(timer),
         task.timer_fired(timer),
@@ -77,32 +81,121 @@ def test_what_is_purged_with_a_task_is_never_another_tasks(task: TaskSubjects, o
         assert not any(re.fullmatch(pattern, subject) for pattern in patterns)
 
 
-@given(kind=st.sampled_from(["LLM", "Agent", "MCPServer"]), namespace=TOKENS, name=RESOURCE_NAMES)
+@given(kind=st.sampled_from(KINDS), namespace=TOKENS, name=RESOURCE_NAMES)
 def test_a_resource_key_is_taken_apart_into_what_it_was_made_of(kind: str, namespace: str, name: str) -> None:
     assert parse_resource_key(subjects.spec_key(kind, namespace, name)) == ("spec", kind, namespace, name)
     assert parse_resource_key(subjects.status_key(kind, namespace, name)) == ("status", kind, namespace, name)
+
+
+def mcp(servers: list[tuple[str, list[str]]]) -> list[Source]:
+    return [Source("MCPServer", server, tuple(ToolInfo(name=tool) for tool in tools)) for server, tools in servers]
 
 
 @given(servers=SERVERS)
 @example(servers=[("a__b", ["c"]), ("a", ["b__c"])])
 @example(servers=[("s", ["x" * 80, "x" * 81])])
 def test_every_tool_has_one_name_which_leads_back_to_it(servers: list[tuple[str, list[str]]]) -> None:
-    table = tool_table((server, [ToolInfo(name=tool) for tool in tools]) for server, tools in servers)
-    offered = {(tool.server, tool.info.name): name for name, tool in table.items()}
-    assert set(offered) == {(server, tool) for server, tools in servers for tool in tools}
+    table = offer(mcp(servers))
+    assert {(tool.server, tool.info.name) for tool in table.values()} == {
+        (server, tool) for server, tools in servers for tool in tools
+    }
     assert len(table) == sum(len(tools) for _, tools in servers)
-    assert list(table) == sorted(table)
-    for name, tool in table.items():
-        assert name == tool.name
-        assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
-        assert len(name) <= NAME_LENGTH_MAX
+    assert all(provider_takes(name) and name == tool.name for name, tool in table.items())
 
 
 @given(servers=SERVERS)
 def test_the_order_of_servers_and_tools_changes_no_name(servers: list[tuple[str, list[str]]]) -> None:
-    one = tool_table((server, [ToolInfo(name=tool) for tool in tools]) for server, tools in servers)
-    other = tool_table((server, [ToolInfo(name=t) for t in reversed(tools)]) for server, tools in reversed(servers))
-    assert one == other
+    assert offer(mcp(servers)) == offer(mcp([(server, tools[::-1]) for server, tools in servers[::-1]]))
+
+
+def provider_takes(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and len(name) <= NAME_LENGTH_MAX
+
+
+class World(NamedTuple):
+    """An agent, and the tools that its servers and toolsets have."""
+
+    agent: AgentSpec
+    tools: dict[tuple[str, str], tuple[ToolInfo, ...]]
+
+    def tools_of(self, via: Literal["MCPServer", "Toolset"], name: str) -> tuple[ToolInfo, ...]:
+        return self.tools.get((via, name), ())
+
+
+PATTERNS = st.sampled_from(["a", "b__c", "*", "a*", "list_*", "x", "?", "[ab]*", ""])
+REFS = st.builds(
+    ServerRef,
+    name=RESOURCE_NAMES | st.sampled_from(["a", "a__b", "a.b", "shell", "files"]),
+    tools=st.none() | st.lists(PATTERNS, max_size=3).map(tuple),
+    resources=st.booleans(),
+    prompts=st.booleans(),
+)
+SOME_REFS = st.lists(REFS, max_size=4, unique_by=lambda ref: ref.name).map(tuple)
+SOME_TOOLS = st.lists(
+    TOOL_NAMES | st.sampled_from(["list_resources", "get_prompt", "run"]), max_size=6, unique=True
+).map(lambda names: tuple(ToolInfo(name=name) for name in names))
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    servers, toolsets = draw(SOME_REFS), draw(SOME_REFS)
+    agent = AgentSpec(llm_ref=Ref(name="m"), system="s", mcp_servers=servers, toolsets=toolsets)
+    named = [*(("MCPServer", ref.name) for ref in servers), *(("Toolset", ref.name) for ref in toolsets)]
+    return World(agent, {place: draw(SOME_TOOLS) for place in named})
+
+
+def allowed(ref: ServerRef, tool: ToolInfo) -> bool:
+    return ref.tools is None or any(fnmatchcase(tool.name, pattern) for pattern in ref.tools)
+
+
+def expected_tools(world: World) -> list[tuple[str, str, str]]:
+    """What an agent may call: told again in the plainest way."""
+    wanted: list[tuple[str, str, str]] = []
+    for ref in world.agent.mcp_servers:
+        wanted += [
+            ("MCPServer", ref.name, tool.name) for tool in world.tools["MCPServer", ref.name] if allowed(ref, tool)
+        ]
+        wanted += [("MCPExtra", ref.name, name) for name in ("list_resources", "read_resource") if ref.resources]
+        wanted += [("MCPExtra", ref.name, name) for name in ("list_prompts", "get_prompt") if ref.prompts]
+    for ref in world.agent.toolsets:
+        wanted += [("Toolset", ref.name, tool.name) for tool in world.tools["Toolset", ref.name] if allowed(ref, tool)]
+    return wanted
+
+
+@given(world=worlds())
+@example(
+    world=World(
+        AgentSpec(
+            llm_ref=Ref(name="m"),
+            system="s",
+            mcp_servers=(ServerRef(name="shell", resources=True), ServerRef(name="a")),
+            toolsets=(ServerRef(name="shell"), ServerRef(name="a__b")),
+        ),
+        {
+            ("MCPServer", "shell"): (ToolInfo(name="run"), ToolInfo(name="list_resources")),
+            ("MCPServer", "a"): (ToolInfo(name="b__run"),),
+            ("Toolset", "shell"): (ToolInfo(name="run"),),
+            ("Toolset", "a__b"): (ToolInfo(name="run"),),
+        },
+    )
+)
+def test_an_agent_is_offered_exactly_what_it_may_use_under_names_that_lead_back(world: World) -> None:
+    """Servers, what is asked of them beyond tools, and toolsets: also when their names and tools are the same."""
+    table = agent_tools(world.agent, world.tools_of)
+    assert sorted((tool.via, tool.server, tool.info.name) for tool in table.values()) == sorted(expected_tools(world))
+    assert list(table) == sorted(table)
+    assert all(provider_takes(name) and name == tool.name for name, tool in table.items())
+
+
+@given(world=worlds())
+def test_whoever_offers_tools_and_whoever_runs_them_agree_in_any_order(world: World) -> None:
+    other = World(
+        msgspec.structs.replace(
+            world.agent, mcp_servers=world.agent.mcp_servers[::-1], toolsets=world.agent.toolsets[::-1]
+        ),
+        {place: tools[::-1] for place, tools in world.tools.items()},
+    )
+    assert agent_tools(world.agent, world.tools_of) == agent_tools(other.agent, other.tools_of)
 
 
 @given(text=st.text(max_size=80))

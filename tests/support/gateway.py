@@ -27,6 +27,7 @@ from schemas.resources import (
     Ref,
     Resource,
     ResourceStatus,
+    ServerRef,
     ToolInfo,
 )
 from schemas.subjects import TaskSubjects
@@ -80,7 +81,7 @@ async def apply_llm(store: Store, spec: LLMSpec, *, name: str = "model") -> int:
 
 async def apply_agent(store: Store, *servers: str, name: str = "helper", llm: str = "model") -> None:
     """An agent that the planner found ready."""
-    refs = tuple(Ref(name=server) for server in servers)
+    refs = tuple(ServerRef(name=server) for server in servers)
     spec = AgentSpec(llm_ref=Ref(name=llm), system="Be brief.", mcp_servers=refs)
     revision = await put(store, Agent(metadata=Metadata(name=name, namespace=NAMESPACE), spec=spec))
     await say(store, "Agent", name, revision)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect as mi
 
+from schemas.messages import IMAGE_TYPES, ImagePart
 from schemas.requests import DEADLINE_S_MAX, Limits
+from schemas.resources import ContextPolicy, LLMLimits, QuotaSpec
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -25,6 +28,22 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
+
+ABOVE_ZERO = st.none() | st.integers(1, 2**63 - 1)
+IMAGES = st.builds(ImagePart, media_type=st.sampled_from(IMAGE_TYPES), data=st.text(min_size=1)) | st.builds(
+    ImagePart, url=st.text().map("https://images.example/{}".format)
+)
+NARROW: dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]] = {
+    Limits: {"deadline_s": st.none() | st.floats(max_value=DEADLINE_S_MAX, allow_nan=False, allow_infinity=False)},
+    LLMLimits: dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrency"), ABOVE_ZERO),
+    QuotaSpec: {
+        **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "max_tokens_per_day"), ABOVE_ZERO),
+        "max_cost_per_day": st.none() | st.decimals(Decimal("0.01"), 10**12, allow_nan=False, allow_infinity=False),
+        "weight": st.integers(1, 2**63 - 1),
+    },
+    ContextPolicy: {"threshold": st.floats(0.1, 1)},
+}
+"""Fields that take less than their types."""
 
 SIMPLE: dict[type[mi.Type], st.SearchStrategy[Any]] = {
     mi.AnyType: JSON,
@@ -50,9 +69,9 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     for field in msgspec.structs.fields(kind):
         of_type = _of_type(mi.type_info(field.type))
         fields[field.name] = of_type if field.required else st.builds(default_of, st.just(field)) | of_type
-    if kind is Limits:
-        fields["deadline_s"] = st.none() | st.floats(max_value=DEADLINE_S_MAX, allow_nan=False, allow_infinity=False)
-    return st.builds(kind, **fields)
+    if kind is ImagePart:
+        return IMAGES
+    return st.builds(kind, **{**fields, **NARROW.get(kind, {})})
 
 
 def _of_type(info: mi.Type) -> st.SearchStrategy[Any]:
@@ -67,6 +86,8 @@ def _of_type(info: mi.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(values)
         case mi.VarTupleType(item_type=item):
             return st.lists(_of_type(item), max_size=3).map(tuple)
+        case mi.TupleType(item_types=items):
+            return st.tuples(*map(_of_type, items))
         case mi.DictType(key_type=key, value_type=value):
             return st.dictionaries(_of_type(key), _of_type(value), max_size=3)
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from schemas.catalog import messages
 from schemas.commands import Command
 from schemas.events import TaskEvent
+from schemas.export import reachable
 from schemas.live import LiveEvent
 from schemas.requests import Reply
 from schemas.resources import Resource
@@ -62,6 +63,30 @@ def test_a_full_example_sets_every_field(value: msgspec.Struct) -> None:
         if not field.required and getattr(value, field.name) == default_of(field)
     ]
     assert unset == []
+
+
+def test_every_field_of_every_struct_is_set_in_some_example() -> None:
+    """Also of those that messages are made of."""
+    written: set[tuple[str, str]] = set()
+    waiting: list[object] = [example.value for example in EXAMPLES]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, msgspec.Struct):
+            for field in msgspec.structs.fields(value):
+                waiting.append(part := getattr(value, field.name))
+                if field.required or part != default_of(field):
+                    written.add((type(value).__name__, field.name))
+        elif isinstance(value, tuple | list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+    declared = {
+        (kind.__name__, field.name)
+        for kind in reachable(messages())
+        for field in msgspec.structs.fields(kind)
+        if len(get_args(field.type)) != 1 or get_origin(field.type) is not Literal
+    }
+    assert declared - written == set()
 
 
 @pytest.mark.parametrize("value", MINIMAL, ids=lambda value: type(value).__name__)

@@ -10,7 +10,7 @@ import pytest
 import schemas
 from schemas import subjects
 from schemas.catalog import CHANNELS, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, PLACEHOLDERS, Channel, messages
-from schemas.messages import Message
+from schemas.messages import ImagePart, Message, TextPart
 from schemas.subjects import TaskSubjects
 from services.runtime.nats import payloads, server, topology
 from services.runtime.settings import Settings
@@ -21,10 +21,15 @@ TASK = TaskSubjects(0, "team-a", "my_task-1")
 
 def channels_of(subject: str) -> list[str]:
     """The channels whose address fits a subject."""
+
+    def fits(address: str) -> bool:
+        numbered = re.escape(address).replace(r"\{partition\}", r"\d+")
+        return re.fullmatch(re.sub(r"\\{[a-z]+\\}", r"[^.]+", numbered), subject) is not None
+
     return [
         channel.name
         for channel in CHANNELS
-        if (channel.address and re.fullmatch(re.sub(r"\\{[a-z]+\\}", r"[^.]+", re.escape(channel.address)), subject))
+        if (channel.address and fits(channel.address))
         # the last placeholder of a resource's key takes the rest
         or (channel.address.endswith("{name}") and subject.startswith(channel.address.split("{", maxsplit=1)[0]))
     ]
@@ -44,6 +49,8 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         TASK.timer("retry-3-1"): "timers-set",
         TASK.timer_fired("deadline"): "timers-fired",
         TASK.live: "task-live",
+        TASK.text: "task-text-asks",
+        TASK.tool_output("r3", 2): "tool-outputs",
         TASK.stop: "task-stop",
         subjects.submit("team-a"): "submit-requests",
         subjects.cancel("team-a"): "cancel-requests",
@@ -55,9 +62,11 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         subjects.failed_attempt("KV_holdfast_0", 7, 1): "failed-attempts",
         f"$KV.{subjects.RESOURCES_BUCKET}.{subjects.spec_key('LLM', 'team-a', 'gpt.5')}": "resource-specs",
         f"$KV.{subjects.RESOURCES_BUCKET}.{subjects.status_key('LLM', 'team-a', 'gpt.5')}": "resource-statuses",
+        f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_pool('0123abcd')}": "flow-pools",
+        f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_namespace('team-a')}": "flow-namespaces",
     }
     assert {subject: channels_of(subject) for subject in said} == {subject: [name] for subject, name in said.items()}
-    assert {*said.values(), "replies"} == {channel.name for channel in CHANNELS}
+    assert {*said.values(), "replies", "task-texts"} == {channel.name for channel in CHANNELS}
 
 
 @every_channel
@@ -84,13 +93,13 @@ def test_an_answer_is_promised_only_on_a_channel_that_exists(channel: Channel) -
 
 
 def test_every_tagged_struct_of_the_contract_is_in_the_catalogue() -> None:
-    """What is declared as a message is said by somebody; the roles of a conversation are parts of messages."""
+    """What is declared as a message is said by somebody; a conversation's roles and parts are in messages."""
     tagged: set[type[msgspec.Struct]] = set()
     for module in pkgutil.iter_modules(schemas.__path__, "schemas."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_config__.tag:
                 tagged.add(value)
-    assert tagged - set(messages()) == set(Message.__args__)
+    assert tagged - set(messages()) == {*Message.__args__, TextPart, ImagePart}
 
 
 def test_the_streams_and_consumers_of_the_catalogue_are_those_that_are_made() -> None:

@@ -1,0 +1,355 @@
+"""Full examples of what the second release added, or added fields to."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from schemas.commands import CallModel
+from schemas.events import (
+    ConversationStarted,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    ToolFinished,
+    ToolOutput,
+    WindowCompacted,
+)
+from schemas.flow import NamespaceFlow, PoolFlow, Reservation, Share
+from schemas.live import TextAsked, TextSoFar
+from schemas.messages import ImagePart, SystemMessage, TextPart, ToolMessage, Usage, UserMessage
+from schemas.requests import ResponseFormat, SubmitTask, TaskSpec
+from schemas.resources import (
+    LLM,
+    Agent,
+    AgentSpec,
+    AnthropicOptions,
+    CommandTool,
+    ContextPolicy,
+    EnvVar,
+    Fallback,
+    FilesOptions,
+    HTTPOptions,
+    LLMLimits,
+    LLMParameters,
+    LLMSpec,
+    MCPServer,
+    MCPServerSpec,
+    OAuthClient,
+    Pricing,
+    Quota,
+    QuotaSpec,
+    Ref,
+    ServerRef,
+    ShellOptions,
+    ToolPolicy,
+    Toolset,
+    ToolsetSpec,
+)
+from schemas.task import (
+    AwaitingModel,
+    AwaitingTools,
+    Cancelled,
+    Failed,
+    FinalAnswer,
+    Initializing,
+    LLMSpend,
+    RetryingModel,
+    Spend,
+    Tries,
+    Waiting,
+)
+from tests.support.wire_first import AT, BUDGET, CALLS, KEY, LATER, LIMITS, META, OPEN, REFS, TASK, TRACE
+from tests.support.wire_first import CONVERSATION as WITHOUT_IMAGES
+from tests.support.wire_first import HEADER as FIRST_HEADER
+from tests.support.wire_first import USAGE as FIRST_USAGE
+
+PIXEL = ImagePart(media_type="image/png", data="iVBORw0KGgo=")
+PHOTO = ImagePart(url="https://images.example/cat.jpg")
+CONVERSATION = (
+    *WITHOUT_IMAGES[:-1],
+    ToolMessage(tool_call_id="call_3", name="browser__screenshot", content="the page", images=(PIXEL,)),
+    UserMessage(content=(TextPart(text="What is on these?"), PIXEL, PHOTO), name="ada"),
+)
+FORMAT = ResponseFormat(
+    name="weather",
+    schema={"type": "object", "properties": {"celsius": {"type": "number"}}, "required": ["celsius"]},
+    strict=False,
+)
+USAGE: Usage = msgspec.structs.replace(FIRST_USAGE, cache_write_tokens=200)
+SPENT = LLMSpend(
+    model_calls=1,
+    input_tokens=1200,
+    output_tokens=80,
+    cached_tokens=1000,
+    reasoning_tokens=30,
+    cost_usd=Decimal("0.0042"),
+)
+HEADER: dict[str, Any] = {
+    **FIRST_HEADER,
+    "spend": Spend(
+        model_calls=2,
+        input_tokens=2400,
+        output_tokens=160,
+        cost_usd=Decimal("0.0084"),
+        by_llm={"main": SPENT, "spare": SPENT},
+    ),
+    "priority": "high",
+}
+TRIES = Tries(failures=2, llm="spare", compactions=1, repairs=1, parks=3, parked_since=AT)
+RESERVED = Reservation(namespace="team-a", tokens=1500, at=AT, expires=LATER, cost_usd=Decimal("0.01"))
+
+_TASK_MESSAGES: tuple[msgspec.Struct, ...] = (
+    Initializing(**HEADER),
+    Waiting(
+        **HEADER, reason="agent not ready", since=AT, turn=2, attempt=3, empty_replies=1, budget=BUDGET, tries=TRIES
+    ),
+    AwaitingModel(**HEADER, budget=BUDGET, turn=2, attempt=3, empty_replies=1, tries=TRIES),
+    RetryingModel(
+        **HEADER,
+        budget=BUDGET,
+        turn=2,
+        attempt=3,
+        not_before=LATER,
+        error="60000 tokens a minute of LLM 'main' are used up",
+        empty_replies=1,
+        tries=TRIES,
+        throttled=True,
+    ),
+    AwaitingTools(**HEADER, budget=BUDGET, turn=2, request="r2", answer_seq=13, calls=REFS),
+    FinalAnswer(**HEADER, ended_at=LATER, turn=3, ended_by="hf.0.default.evt.helper-task-abc.llm.3.1"),
+    Failed(
+        **HEADER,
+        ended_at=LATER,
+        turn=2,
+        ended_by="hf.0.default.evt.helper-task-abc.llm.2.3",
+        reason="QuotaReached",
+        error="the namespace has used its 100000 tokens of today",
+        open_calls=OPEN,
+    ),
+    Cancelled(
+        **HEADER,
+        ended_at=LATER,
+        turn=2,
+        ended_by="hf.0.default.evt.helper-task-abc.cancel",
+        reason="not needed any more",
+        by="ada",
+        open_calls=OPEN,
+    ),
+    CallModel(**TASK, turn=2, attempt=3, llm="spare"),
+    TaskSubmitted(
+        namespace="default",
+        task="helper-task-abc",
+        spec=TaskSpec(
+            agent="helper",
+            user_message="What time is it?",
+            context_window=CONVERSATION,
+            limits=LIMITS,
+            labels={"team": "ops"},
+            contact_channel="oncall",
+            priority="low",
+            response_format=FORMAT,
+        ),
+        at=AT,
+        traceparent=TRACE,
+        parent_span=TRACE.replace("b7", "c8"),
+    ),
+    ModelAnswered(
+        turn=2,
+        attempt=3,
+        message=msgspec.structs.replace(WITHOUT_IMAGES[2], tool_calls=CALLS[:1]),
+        usage=USAGE,
+        at=AT,
+        llm="spare",
+        model="some-model-1",
+        latency_s=1.25,
+        finish_reason="stop",
+        invalid="$: 'celsius' is a required property",
+    ),
+    ModelFailed(
+        turn=2,
+        attempt=3,
+        failure="throttled",
+        error="60000 tokens a minute of LLM 'main' are used up",
+        at=AT,
+        status=429,
+        retry_after_s=2.5,
+        usage=USAGE,
+        llm="main",
+        cause="rateLimited",
+    ),
+    WindowCompacted(
+        turn=9,
+        attempt=2,
+        policy="summarize",
+        replaced=5,
+        messages=(SystemMessage(content="Be brief."), UserMessage(content="So far: it is half past nine.")),
+        tokens_before=121000,
+        tokens_after=4000,
+        at=AT,
+        reason="the conversation fills 95 % of the context of LLM 'main'",
+        usage=USAGE,
+        llm="main",
+        response_format=FORMAT,
+    ),
+    ToolFinished(
+        request="r2",
+        n=1,
+        tool_call_id="call_1",
+        tool="browser__screenshot",
+        outcome="timed_out",
+        content="the page\n[90000 characters left out]\nthe end",
+        at=AT,
+        latency_s=60.0,
+        attempt=2,
+        images=(PIXEL,),
+        whole="hf.0.default.msg.helper-task-abc.output.r2.1",
+    ),
+    ConversationStarted(messages=CONVERSATION, response_format=FORMAT),
+    ToolOutput(content="the whole page"),
+    TextAsked(turn=2, attempt=3, offset=12),
+    TextSoFar(turn=2, attempt=3, offset=12, text="It is \u2026"),
+    SubmitTask(
+        agent_name="helper",
+        name="my-task",
+        user_message="What time is it?",
+        context_window=CONVERSATION,
+        limits=LIMITS,
+        labels={"team": "ops"},
+        contact_channel_ref="oncall",
+        priority="high",
+        response_format=FORMAT,
+    ),
+    PoolFlow(
+        paced_until=LATER,
+        seconds={"1772357415": (3, 4500)},
+        under_way={"team-a/helper-task-abc.2": RESERVED},
+        shares={"team-a": Share(served=1500.5, waiting_tokens=700, waiting_until=LATER, tail=LATER)},
+    ),
+    NamespaceFlow(
+        day="2026-03-01",
+        tokens=91000,
+        cost_usd=Decimal("1.25"),
+        seconds={"1772357415": (3, 4500)},
+        under_way={"team-a/helper-task-abc.2": RESERVED},
+    ),
+)
+
+_RESOURCES: tuple[msgspec.Struct, ...] = (
+    LLM(
+        metadata=META,
+        spec=LLMSpec(
+            provider="anthropic",
+            api_key_from=KEY,
+            parameters=LLMParameters(
+                model="some-model-2",
+                context_tokens=200000,
+                stop=("END",),
+                seed=7,
+                reasoning_effort="low",
+            ),
+            anthropic=AnthropicOptions(thinking_budget_tokens=2048, prompt_caching=False),
+            pricing=Pricing(
+                input=Decimal("3.00"), output=Decimal(15), cached_input=Decimal("0.30"), cache_write=Decimal("3.75")
+            ),
+            limits=LLMLimits(requests_per_minute=60, tokens_per_minute=60000, concurrency=8),
+            tool_calling="text",
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    Agent(
+        metadata=META,
+        spec=AgentSpec(
+            llm_ref=Ref(name="main"),
+            system="Be brief.",
+            mcp_servers=(
+                ServerRef(name="clock", tools=("now", "zone_*"), resources=True, prompts=True),
+                ServerRef(name="git"),
+            ),
+            human_contact_channels=(Ref(name="oncall"),),
+            sub_agents=(Ref(name="writer"),),
+            description="Helps.",
+            limits=LIMITS,
+            toolsets=(ServerRef(name="shell"), ServerRef(name="reports", tools=("render",))),
+            fallbacks=(Fallback(llm_ref=Ref(name="spare"), on=("rateLimited", "notReady")),),
+            response_format=FORMAT,
+            context=ContextPolicy(when_full="summarize", threshold=0.7),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    MCPServer(
+        metadata=META,
+        spec=MCPServerSpec(
+            transport="sse",
+            url="https://tools.example/sse",
+            bearer_from=KEY,
+            oauth=OAuthClient(
+                client_id="holdfast",
+                client_secret_from=KEY,
+                scopes=("tools.read", "tools.call"),
+                token_url="https://auth.example/token",
+                token_endpoint_auth="client_secret_post",
+            ),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    Toolset(
+        metadata=META,
+        spec=ToolsetSpec(
+            shell=ShellOptions(
+                timeout_s=10.0,
+                cpu_s=5,
+                memory_mib=256,
+                file_mib=16,
+                processes=8,
+                output_bytes=65536,
+                env=(EnvVar(name="A", value="1"), EnvVar(name="B", value_from=KEY)),
+                network=True,
+                sandbox="required",
+            ),
+            http=HTTPOptions(
+                timeout_s=5.0,
+                allow=("10.0.0.0/8",),
+                only=("api.example.com",),
+                methods=("GET", "POST"),
+                headers=(EnvVar(name="Authorization", value_from=KEY),),
+                response_bytes=65536,
+            ),
+            files=FilesOptions(read_only=True, file_bytes=65536),
+            commands=(
+                CommandTool(
+                    name="render",
+                    description="Render a report.",
+                    command=("render", "--title", "{title}"),
+                    command_desc="What to render.",
+                    is_interactive=True,
+                    input_schema={"type": "object", "properties": {"title": {"type": "string"}}},
+                    read_only=True,
+                    idempotent=True,
+                    timeout_s=20.0,
+                ),
+                CommandTool(name="uptime", description="How long the machine has run.", command="uptime -p"),
+            ),
+            concurrency=2,
+            policies=(ToolPolicy(tool="run", timeout_s=5.0),),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    Quota(
+        metadata=META,
+        spec=QuotaSpec(
+            requests_per_minute=30,
+            tokens_per_minute=90000,
+            max_tokens_per_day=100000,
+            max_cost_per_day=Decimal("5.00"),
+            when_spent="wait",
+            weight=3,
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+)
+
+SECOND: tuple[msgspec.Struct, ...] = (*_TASK_MESSAGES, *_RESOURCES)
+"""What the messages look like that the second release changed or brought."""
