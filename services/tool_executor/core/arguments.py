@@ -7,48 +7,15 @@ schema that cannot be used for any of these reasons checks nothing: the server i
 
 from __future__ import annotations
 
-import difflib
-import itertools
-from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any, cast
 
-import attrs
 import msgspec
-from jsonschema import Draft202012Validator, exceptions, validators
-from jsonschema.exceptions import ValidationError
-from jsonschema.protocols import Validator
-from referencing import Registry
 
-STEPS_MAX = 20_000
-"""Keywords that one check may look at."""
-PROBLEMS_MAX = 5
-"""Problems named at once."""
-PROBLEM_LENGTH_MAX = 400
-SCHEMA_LENGTH_MAX = 1_000
-_NOT_RUN = ("pattern", "patternProperties", "unevaluatedProperties")
-"""Keywords that run regular expressions."""
-
-_NOTHING_ELSE: Registry[Any] = Registry()
-"""References are looked up in the schema itself and in the dialects' own schemas, and nowhere else."""
-_extend: Callable[..., Any] = validators.extend  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
-_best_match: Callable[..., ValidationError | None] = exceptions.best_match  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped
-
-_Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
+from services.runtime.json_schema import Unusable, problems
 
 
 class BadArguments(ValueError):
     """Arguments that the tool would not take. The text says what is wrong and what would be right."""
-
-
-class _Unusable(Exception):
-    """The schema cannot be used to check anything."""
-
-
-class _Steps:
-    """Counts the keywords that one check looks at. A check never yields to another, so one counter serves all."""
-
-    taken = 0
 
 
 def parse(arguments: str) -> dict[str, Any]:
@@ -67,101 +34,20 @@ def parse(arguments: str) -> dict[str, Any]:
 def check(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Raises `BadArguments` if `arguments` do not fit `schema`."""
     try:
-        problems = _problems(schema, arguments)
-    except _Unusable:
+        found = problems(schema, arguments)
+    except Unusable:
         return
-    if problems:
-        raise BadArguments("The arguments do not fit the tool's schema:\n" + "\n".join(problems))
+    if found:
+        raise BadArguments("The arguments do not fit the tool's schema:\n" + "\n".join(found))
 
 
 def unusable(schema: dict[str, Any]) -> str:
     """Why `schema` cannot check anything, or nothing."""
     try:
-        _problems(schema, {})
-    except _Unusable as error:
+        problems(schema, {})
+    except Unusable as error:
         return str(error)
     return ""
-
-
-def _problems(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    _Steps.taken = 0
-    try:
-        kind = _bounded(validators.validator_for(schema, default=Draft202012Validator))
-        validator = kind(schema, registry=_NOTHING_ELSE)
-        found = [_deepest(error) for error in itertools.islice(validator.iter_errors(arguments), PROBLEMS_MAX)]
-    except RecursionError as error:
-        raise _Unusable("its references go round in a circle") from error
-    except _Unusable:
-        raise
-    except Exception as error:  # a foreign schema fails in any way it likes: unknown types, references, wrong values
-        raise _Unusable(f"{type(error).__name__}: {error}"[:PROBLEM_LENGTH_MAX]) from error
-    return [_say(error) for error in sorted(found, key=lambda error: error.json_path)]
-
-
-@cache
-def _bounded(kind: type[Validator]) -> Any:
-    """A class of validators with every keyword counted and those left out that run regular expressions."""
-    keywords: dict[str, _Keyword] = {}
-    for name, keyword in kind.VALIDATORS.items():
-        keywords[name] = _never if name in _NOT_RUN else _counted(name, keyword)
-    bounded = _extend(kind, validators=keywords)
-    bounded.evolve = attrs.evolve  # the original changes to another class where a schema names another dialect inside
-    return bounded
-
-
-def _never(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> None:
-    return None
-
-
-def _counted(name: str, keyword: _Keyword) -> _Keyword:
-    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
-        _Steps.taken += 1
-        if _Steps.taken > STEPS_MAX:
-            raise _Unusable(f"checking it takes more than {STEPS_MAX} steps")
-        if name == "additionalProperties" and "patternProperties" in schema:
-            return None
-        return keyword(validator, value, instance, schema)
-
-    return counted
-
-
-def _deepest(error: ValidationError) -> ValidationError:
-    """What is most likely meant, if a schema offers alternatives."""
-    return _best_match(iter([error])) or error
-
-
-def _say(error: ValidationError) -> str:
-    text = f"- at {error.json_path}: {_cut(error.message, PROBLEM_LENGTH_MAX)}"
-    schema: Any = error.schema
-    if isinstance(schema, dict):
-        text += _near(error)
-        text += f"\n  the schema there: {_cut(_json(schema), SCHEMA_LENGTH_MAX)}"
-    return text
-
-
-def _near(error: ValidationError) -> str:
-    """Properties whose names are near to those that are not expected."""
-    if error.validator != "additionalProperties":
-        return ""
-    schema, instance = cast("dict[str, Any]", error.schema), cast("dict[str, Any]", error.instance)
-    known = [str(name) for name in schema.get("properties", ())]
-    hints = [
-        f"{near[0]!r} instead of {name!r}"
-        for name in instance
-        if name not in known and (near := difflib.get_close_matches(name, known, n=1))
-    ]
-    return f"; perhaps {', '.join(hints)}" if hints else ""
-
-
-def _json(value: Any) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, RecursionError):
-        return "(too deep to show)"
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
 
 def _kind(value: Any) -> str:
