@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from schemas.messages import AssistantMessage, ImagePart, Message, ToolOutcome, Usage
-from schemas.requests import FailureCause, ResponseFormat, TaskSpec
+from schemas.requests import FailureCause, ParentCall, ResponseFormat, TaskSpec
+from schemas.task import Spend
 from schemas.wire import Instant, Wire, decoder_of
 
 ModelFailure = Literal["refused", "transient", "throttled", "dead"]
@@ -31,6 +32,8 @@ class TaskSubmitted(Wire, frozen=True, kw_only=True, tag="task.submitted.v1"):
     """The trace and span of the whole task: its root."""
     parent_span: str = ""
     """The requester's own traceparent, if the request came with one."""
+    parent: ParentCall | None = None
+    """The call that this task answers, if another task asked for it."""
 
 
 class ModelAnswered(Wire, frozen=True, kw_only=True, tag="model.answered.v1"):
@@ -111,6 +114,10 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
     """What the model sees besides the text."""
     whole: str = ""
     """The subject of the whole output (`ToolOutput`), if `content` is only its head and tail."""
+    child: str = ""
+    """The task that did it, if the call was delegated to another agent."""
+    spend: Spend | None = None
+    """What that task used."""
 
 
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
@@ -159,3 +166,5 @@ class ToolStarted(Wire, frozen=True, kw_only=True, tag="tool.started.v1"):
     at: Instant
     lease_s: float
     """How long after `at` another replica leaves the call alone."""
+    holder: str = ""
+    """Where the process that wrote this can be asked whether it is still at the call (`subjects.holder`)."""

@@ -85,6 +85,22 @@ def toolcall_name(task: str, request: str, n: int) -> str:
     return f"{task}-{request}-tc-{n:02d}"
 
 
+def child_task_name(namespace: str, parent: str, request: str, n: int, *, place: int, partitions: int) -> TaskName:
+    """The name of the task that answers call `n` of a request of `parent`, which was submitted at sequence `place`.
+
+    Derived, so that there is never a second one; not to be guessed from the parent's name alone; and such that the
+    task belongs to its parent's partition.
+    """
+    home = partition_of(namespace, parent, partitions)
+    number = 0
+    while True:
+        suffix = f"-{request}-{n}-{digest(namespace, parent, str(place), request, str(n), str(number))[:8]}"
+        name = f"{parent[: TOKEN_LENGTH_MAX - len(suffix)]}{suffix}"
+        if partition_of(namespace, name, partitions) == home:
+            return TaskName(name)
+        number += 1
+
+
 def partition_of(namespace: str, task: str, partitions: int) -> int:
     """The partition that a task lives in for ever: CRC-32 of `namespace/task`, modulo their number."""
     return zlib.crc32(f"{namespace}/{task}".encode()) % partitions

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from schemas.wire import Strict, Wire, check_money
+from schemas.wire import Instant, Strict, Wire, check_money
 
 TURNS_MAX_DEFAULT = 20
 PREVIEW_LENGTH = 50
@@ -84,6 +84,22 @@ class TaskSpec(Wire, frozen=True, kw_only=True):
     priority: Priority = "normal"
     response_format: ResponseFormat | None = None
     """Instead of the agent's own."""
+
+
+class ParentCall(Wire, frozen=True, kw_only=True):
+    """The tool call of another task that a task is the answer to. Both are in one namespace and partition."""
+
+    task: str
+    request: str
+    n: int
+    tool_call_id: str
+    tool: str
+    answer_seq: int
+    """Where the model's answer with the call is recorded; its arguments are what the task is asked."""
+    agents: tuple[str, ...]
+    """The agents from the root of the tree down to the caller."""
+    deadline: Instant | None = None
+    """The caller's."""
 
 
 class SubmitTask(Strict, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Literal
 
-from schemas.requests import Priority
+from schemas.requests import ParentCall, Priority
 from schemas.wire import Instant, Wire, decoder_of
 
 Phase = Literal["Initializing", "Pending", "ReadyForLLM", "ToolCallsPending", "FinalAnswer", "Failed", "Cancelled"]
@@ -84,6 +84,10 @@ class CallRef(Wire, frozen=True, kw_only=True):
     n: int
     id: str
     tool: str
+    agent: str = ""
+    """The agent that the call is delegated to; empty: the tool-executor runs it."""
+    child: str = ""
+    """The task that answers a delegated call."""
 
 
 class OpenCalls(Wire, frozen=True, kw_only=True):
@@ -116,6 +120,8 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     """Stream sequences of the entries of the conversation, in order."""
     labels: dict[str, str] = {}
     priority: Priority = "normal"
+    parent: ParentCall | None = None
+    """The call that this task answers, if another task asked for it."""
 
 
 class Initializing(TaskHeader, frozen=True, kw_only=True, tag="task.initializing.v1"):

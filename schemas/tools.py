@@ -22,9 +22,11 @@ SEPARATOR = "__"
 _INVALID = re.compile(r"[^A-Za-z0-9_-]")
 
 
-Via = Literal["MCPServer", "MCPExtra", "Toolset"]
+Via = Literal["MCPServer", "MCPExtra", "Toolset", "Agent"]
 """Where a tool comes from: a tool of an MCP server; one of ours that asks a server for resources or prompts; a tool of
-a toolset."""
+a toolset; another agent."""
+DELEGATE = "delegate_to_agent"
+"""Before the name of an agent: the tool that delegates to it."""
 
 
 class OfferedTool(NamedTuple):
@@ -44,8 +46,8 @@ class Source(NamedTuple):
     tools: tuple[ToolInfo, ...]
 
 
-ToolsOf = Callable[[Literal["MCPServer", "Toolset"], str], Iterable[ToolInfo]]
-"""The tools of a server or toolset of the agent's namespace."""
+ToolsOf = Callable[[Literal["MCPServer", "Toolset", "Agent"], str], Iterable[ToolInfo]]
+"""The tools of a server or toolset of the agent's namespace, or the one that delegates to another agent."""
 
 
 def agent_tools(agent: AgentSpec, tools_of: ToolsOf) -> Mapping[str, OfferedTool]:
@@ -61,7 +63,20 @@ def agent_sources(agent: AgentSpec, tools_of: ToolsOf) -> tuple[Source, ...]:
         if extras := _extras(ref):
             sources.append(Source("MCPExtra", ref.name, extras))
     sources += (Source("Toolset", ref.name, _allowed(ref, tools_of("Toolset", ref.name))) for ref in agent.toolsets)
+    if agent.sub_agents:
+        delegates = tuple(info for ref in agent.sub_agents for info in tools_of("Agent", ref.name))
+        sources.append(Source("Agent", DELEGATE, delegates))
     return tuple(sources)
+
+
+def delegate_tool(agent: str, description: str) -> ToolInfo:
+    """The tool that delegates to an agent."""
+    return ToolInfo(
+        name=agent,
+        description=description or f"Give a task to the agent {agent} and get its answer.",
+        input_schema=_schema(message={"type": "string", "description": "What the agent is asked to do."}),
+        annotations=ToolAnnotations(read_only=False, idempotent=True),
+    )
 
 
 def _allowed(ref: ServerRef, tools: Iterable[ToolInfo]) -> tuple[ToolInfo, ...]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from schemas.messages import Message, SystemMessage, UserMessage
 from schemas.requests import TaskSpec
 from schemas.resources import Agent, ResourceStatus
 from schemas.subjects import ResourceKey
+from schemas.tools import agent_tools
 from services.planner.core.readiness import READY, Verdict, evaluate
 from services.runtime.errors import RetryLater
+from services.runtime.resources import tools_of
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -45,6 +48,14 @@ class Agents:
             return "Waiting for Agent to exist"
         verdict = self._evaluate(agent)
         return "" if verdict == READY else f'Waiting for agent "{name}" to become ready: {verdict.detail}'
+
+    def delegates(self, namespace: str, name: str) -> Mapping[str, str]:
+        """The agents that an agent may delegate to, by the names of the tools that do it."""
+        agent = self.get(namespace, name)
+        if agent is None or not agent.spec.sub_agents:
+            return {}
+        tools = agent_tools(agent.spec, partial(tools_of, self._resources, namespace))
+        return {offered: tool.info.name for offered, tool in tools.items() if tool.via == "Agent"}
 
     def start(self, woken: Woken) -> None:
         """Keep statuses true from now on; call `woken` with the agents that became ready, by namespace and name."""
@@ -91,7 +102,11 @@ class Agents:
             exists = self._resources.known(kind, namespace, name) is not None
             return exists, self._resources.status(kind, namespace, name)
 
-        return evaluate(agent, look)
+        def sub_agents(name: str) -> tuple[str, ...]:
+            known = self.get(namespace, name)
+            return tuple(ref.name for ref in known.spec.sub_agents) if known is not None else ()
+
+        return evaluate(agent, look, sub_agents)
 
 
 def first_messages(agent: Agent, spec: TaskSpec) -> tuple[Message, ...]:

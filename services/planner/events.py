@@ -19,7 +19,7 @@ from schemas.events import (
     decode_task_event,
 )
 from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
-from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, Waiting
+from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, Spend, State, Waiting
 from schemas.wire import decode
 from services.planner.core.inputs import (
     CancelAsked,
@@ -89,7 +89,7 @@ class Events:
         ):
             seen: list[State | None] = []
             decide = self._decide(task, inbound, event, seen)
-            moved = await self._steps.step(task, decide, at_least=inbound.seq, again=inbound.delivered > 1)
+            moved = await self._steps.step(task, decide, at_least=inbound.seq, again=inbound.redelivered)
             if not moved:
                 await self._ignored(task, inbound, name, seen[-1])
 
@@ -104,7 +104,8 @@ class Events:
                 case TaskSubmitted():
                     return Submitted(seq=inbound.seq, event=event)
                 case ModelAnswered():
-                    return ModelReplied(seq=inbound.seq, subject=inbound.subject, event=event)
+                    delegated = self._steps.delegated(state, event)
+                    return ModelReplied(seq=inbound.seq, subject=inbound.subject, event=event, delegated=delegated)
                 case ModelFailed():
                     fallback = self._steps.fallback(state, event)
                     return ModelCallFailed(subject=inbound.subject, event=event, fallback=fallback)
@@ -126,13 +127,15 @@ class Events:
         if not isinstance(state, AwaitingTools) or state.request != event.request:
             return None
         if len(state.calls) == 1:
-            return ToolsAnswered(request=event.request, seqs=(inbound.seq,), at=event.at)
+            return ToolsAnswered(request=event.request, seqs=(inbound.seq,), at=event.at, spend=_spent(event))
         results = await self._bus.log(task.partition).last([task.tool_events(event.request)], at_least=inbound.seq)
         if len(results) < len(state.calls):
             return NOT_YET
         places = {entry.subject: entry.seq for entry in results}
         seqs = tuple(places[task.tool_event(event.request, call.n)] for call in state.calls)
-        return ToolsAnswered(request=event.request, seqs=seqs, at=event.at)
+        children = {task.tool_event(event.request, call.n) for call in state.calls if call.child}
+        spend = _spent(*(decode(entry.data, ToolFinished) for entry in results if entry.subject in children))
+        return ToolsAnswered(request=event.request, seqs=seqs, at=event.at, spend=spend)
 
     async def _ignored(self, task: TaskSubjects, inbound: Inbound, name: str, state: State | None) -> None:
         """A late, duplicate or not yet decisive event: counted, and tidied up if its task was removed."""
@@ -223,3 +226,8 @@ class Events:
             timer = Timer(kind="recheck", id="recheck", due=due)
             await self._table.set_timer(task, timer, inbound.headers)
         return moved
+
+
+def _spent(*results: ToolFinished) -> tuple[Spend, ...]:
+    """What tasks of other agents used for these results."""
+    return tuple(result.spend for result in results if result.spend is not None)

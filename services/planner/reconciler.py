@@ -109,8 +109,9 @@ class Reconciler:
     async def _look_at_ended(self, subject: str, state: FinalAnswer | Failed | Cancelled) -> None:
         if not self._retention_s:
             self._ended.add(subject)
-        elif (self._bus.clock.now() - state.ended_at).total_seconds() > self._retention_s:
-            await self._steps.remove(task_of(subject))
+        elif (self._bus.clock.now() - state.ended_at).total_seconds() <= self._retention_s:
+            return
+        elif not await self._steps.remove(task_of(subject)):
             logger.info("removed ended task %s", subject, extra={"action": "task.removed"})
 
     async def wake(self, agents: set[tuple[str, str]]) -> None:

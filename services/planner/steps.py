@@ -10,17 +10,27 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from schemas.events import ConversationStarted, ModelFailed, TaskSubmitted
+from schemas.events import ConversationStarted, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.ids import child_task_name, request_id
+from schemas.requests import ParentCall
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
 from schemas.wire import decode, encode
 from services.planner.agents import Agents, first_messages
-from services.planner.core.inputs import AgentReady, AgentUnready, ConversationPinned, Input
+from services.planner.core.delegation import Refusal, asked_of
+from services.planner.core.inputs import (
+    AgentReady,
+    AgentUnready,
+    CannotStart,
+    ConversationPinned,
+    Delegate,
+    Input,
+)
 from services.planner.core.machine import Impossible, transition
 from services.planner.core.policy import budget_of, deadline_of, next_llm
 from services.planner.table import ABSENT, Held, TaskTable
 from services.runtime.errors import Broken, Conflict, RetryLater
-from services.runtime.ports import Outgoing
+from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.traces import trace_headers
 
 if TYPE_CHECKING:
@@ -116,6 +126,22 @@ class Steps:
         agent = self._agents.get(state.namespace, state.agent) if isinstance(state, AwaitingModel) else None
         return next_llm(agent.spec, failed.llm, failed.cause) if agent is not None else ""
 
+    def delegated(self, state: State | None, answered: ModelAnswered) -> dict[int, Delegate]:
+        """The calls of an answer that are for other agents, by their places."""
+        if not isinstance(state, AwaitingModel) or not answered.message.tool_calls:
+            return {}
+        agents = self._agents.delegates(state.namespace, state.agent)
+        return {
+            n: Delegate(agents[call.name], self._child(state, n))
+            for n, call in enumerate(answered.message.tool_calls, start=1)
+            if call.name in agents
+        }
+
+    def _child(self, state: AwaitingModel, n: int) -> str:
+        request = request_id(state.turn)
+        place, partitions = state.submitted_seq, self._bus.partitions
+        return child_task_name(state.namespace, state.task, request, n, place=place, partitions=partitions)
+
     async def look_at_agent(self, task: TaskSubjects) -> bool:
         """Move a task that waits for its agent, if that has become ready or waits for something else now."""
 
@@ -139,7 +165,7 @@ class Steps:
             return transition(state, await self._pin(task, state))
         return state
 
-    async def _pin(self, task: TaskSubjects, state: Initializing | Waiting) -> ConversationPinned:
+    async def _pin(self, task: TaskSubjects, state: Initializing | Waiting) -> ConversationPinned | CannotStart:
         """Record what the conversation starts with: once, whatever becomes of the agent later."""
         agent = self._agents.get(state.namespace, state.agent)
         if agent is None:
@@ -147,6 +173,11 @@ class Steps:
         log = self._bus.log(task.partition)
         (recorded,) = await log.read([state.submitted_seq])
         spec = decode(recorded.data, TaskSubmitted).spec
+        if state.parent is not None:
+            asked = await self._asked(log, state.parent, state.agent)
+            if isinstance(asked, Refusal):
+                return CannotStart(reason=asked.text, at=self._bus.clock.now())
+            spec = msgspec.structs.replace(spec, user_message=asked)
         started = ConversationStarted(
             messages=first_messages(agent, spec), response_format=spec.response_format or agent.spec.response_format
         )
@@ -161,10 +192,23 @@ class Steps:
             budget=budget_of(spec.limits, agent.spec.limits),
             deadline=deadline_of(agent.spec.limits, state.created_at),
             at=self._bus.clock.now(),
+            asked=spec.user_message or "" if state.parent is not None else "",
         )
 
+    async def _asked(self, log: Log, parent: ParentCall, agent: str) -> str | Refusal:
+        """What another task's call asks of an agent."""
+        try:
+            (entry,) = await log.read([parent.answer_seq])
+        except LookupError:
+            return Refusal(f"task {parent.task!r}, which asked for this, was removed")
+        call = decode(entry.data, ModelAnswered).message.tool_calls[parent.n - 1]
+        return asked_of(call, parent.agents, agent)
+
     async def remove(self, task: TaskSubjects) -> str:
-        """Remove an ended task and all that is stored about it; why it cannot be removed, or empty."""
+        """Remove an ended task, the tasks it asked for, and all that is stored of them; why that cannot be, or empty.
+
+        A task that another one asked for stays until that one has ended: it would be asked for again.
+        """
         lock = self._locks.setdefault(task, asyncio.Lock())
         async with lock:
             held = await self._table.load(task, 0)
@@ -172,9 +216,26 @@ class Steps:
                 return f"there is no task {task.task!r} in namespace {task.namespace!r}"
             if not isinstance(held.state, FinalAnswer | Failed | Cancelled):
                 return f"task {task.task!r} has not ended; cancel it first"
+            if (parent := held.state.parent) is not None and await self._is_live(task, parent.task):
+                return f"task {task.task!r} belongs to task {parent.task!r}, which has not ended"
             log = self._bus.log(task.partition)
+            for child in await self._children(task):
+                problem = await self.remove(child)
+                if problem and "there is no" not in problem:
+                    return problem
             for subject in task.everything:
                 await log.purge(subject)
             await self._bus.timers.cancel(task.timers)
             self._table.forget(task)
         return ""
+
+    async def _is_live(self, task: TaskSubjects, other: str) -> bool:
+        state = (await self._table.load(TaskSubjects(task.partition, task.namespace, other), 0)).state
+        return state is not None and not isinstance(state, FinalAnswer | Failed | Cancelled)
+
+    async def _children(self, task: TaskSubjects) -> list[TaskSubjects]:
+        """The tasks that a task asked for, known by their results."""
+        log = self._bus.log(task.partition)
+        results = [decode(entry.data, ToolFinished) for entry in await log.last([task.tool_events("*")])]
+        names = {result.child for result in results if result.child}
+        return [TaskSubjects(task.partition, task.namespace, name) for name in sorted(names)]

@@ -12,14 +12,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+from msgspec.structs import replace
+
 from schemas.commands import CallModel, RunTool
-from schemas.events import TimerFired, ToolFinished
+from schemas.events import ModelAnswered, TaskSubmitted, TimerFired, ToolFinished
 from schemas.live import TaskChanged
 from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.task_view import describe_state
-from schemas.wire import encode
-from services.planner.core.outstanding import Outstanding, Timer, outstanding, timers
+from schemas.wire import decode, encode
+from services.planner.core.outstanding import ForChild, ForParent, Outstanding, Timer, outstanding, timers
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Change, Outgoing
 from services.runtime.telemetry.traces import trace_headers
@@ -83,7 +85,7 @@ class TaskTable:
         change = Change(
             state=Outgoing(task.state, encode(state), headers),
             expected=held.revision,
-            ensure=tuple(_outgoing(task, wanted, headers) for wanted in outstanding(state)),
+            ensure=await self._outgoing(task, state, headers),
         )
         with self._metrics.commit_seconds.time():
             revision = await self._bus.log(task.partition).commit(change)
@@ -96,8 +98,8 @@ class TaskTable:
         log = self._bus.log(task.partition)
         headers = _context(state)
         missing = 0
-        for wanted in outstanding(state):
-            if await log.record(_outgoing(task, wanted, headers)) is not None:
+        for message in await self._outgoing(task, state, headers):
+            if await log.record(message) is not None:
                 missing += 1
         if isinstance(state, Failed | Cancelled):
             # Whoever ended the task may have died before it said so to those who work for it.
@@ -108,6 +110,21 @@ class TaskTable:
         """Set a wake-up, replacing the one of the same id."""
         fired = TimerFired(timer=timer.kind, due=timer.due, turn=timer.turn, attempt=timer.attempt)
         await self._bus.timers.set(task.timer(timer.id), task.timer_fired(timer.id), timer.due, encode(fired), headers)
+
+    async def _outgoing(self, task: TaskSubjects, state: State, headers: dict[str, str]) -> tuple[Outgoing, ...]:
+        """The messages of what must be under way for a state."""
+        messages: list[Outgoing] = []
+        for wanted in outstanding(state):
+            if isinstance(wanted, ForParent) and wanted.answer_seq:
+                wanted = await self._with_answer(task, wanted)  # noqa: PLW2901 - the same, complete
+            messages.append(_outgoing(task, wanted, headers))
+        return tuple(messages)
+
+    async def _with_answer(self, task: TaskSubjects, wanted: ForParent) -> ForParent:
+        """The result of a delegated call with the answer, which the state only refers to."""
+        (entry,) = await self._bus.log(task.partition).read([wanted.answer_seq])
+        content = decode(entry.data, ModelAnswered).message.content
+        return replace(wanted, result=replace(wanted.result, content=content))
 
     def _remember(self, task: TaskSubjects, held: Held) -> Held:
         if isinstance(held.state, FinalAnswer | Failed | Cancelled):
@@ -188,6 +205,17 @@ def _outgoing(task: TaskSubjects, wanted: Outstanding, headers: dict[str, str]) 
             subject = task.tool_command(request, n)
         case ToolFinished(request=request, n=n):
             subject = task.tool_event(request, n)
+        case TaskSubmitted(task=child, traceparent=trace):
+            return Outgoing(_relative(task, child).submitted, encode(wanted), {TRACEPARENT: trace} if trace else {})
+        case ForParent(task=parent, result=result):
+            return Outgoing(_relative(task, parent).tool_event(result.request, result.n), encode(result), headers)
+        case ForChild(task=child, cancel=cancel):
+            return Outgoing(_relative(task, child).cancel, encode(cancel), headers)
         case _:
             assert_never(wanted)
     return Outgoing(subject, encode(wanted), headers)
+
+
+def _relative(task: TaskSubjects, name: str) -> TaskSubjects:
+    """Another task of the same tree: it is in the same partition."""
+    return TaskSubjects(task.partition, task.namespace, name)

@@ -23,6 +23,7 @@ from schemas.resources import (
     Toolset,
 )
 from schemas.subjects import ResourceKey
+from schemas.tools import delegate_tool
 from schemas.toolsets import builtin_toolset, toolset_tools
 from schemas.wire import Malformed, decode, encode
 from services.runtime.errors import Conflict
@@ -195,7 +196,10 @@ class Resources:
 
 
 def tools_of(resources: Resources, namespace: str, kind: str, name: str) -> tuple[ToolInfo, ...]:
-    """The tools of a server, as it last said, or of a toolset, as it is declared or built in."""
+    """The tools of a server, as it last said, of a toolset, as declared or built in, or to delegate to an agent."""
+    if kind == "Agent":
+        agent = resources.get(Agent, namespace, name)
+        return (delegate_tool(name, agent.spec.description if agent is not None else ""),)
     if kind == "Toolset":
         toolset = resources.get(Toolset, namespace, name)
         spec = toolset.spec if toolset is not None else builtin_toolset(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
 from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, WindowCompacted
-from schemas.task import Budget
+from schemas.task import Budget, Spend
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,15 @@ class ConversationPinned(msgspec.Struct, frozen=True, kw_only=True):
     budget: Budget
     deadline: datetime | None
     at: datetime
+    asked: str = ""
+    """What the task is asked, if another task asked for it."""
+
+
+class CannotStart(msgspec.Struct, frozen=True, kw_only=True):
+    """What the task is asked cannot be done, whenever it is tried."""
+
+    reason: str
+    at: datetime
 
 
 class AgentUnready(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,12 +49,21 @@ class AgentReady(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class Delegate(msgspec.Struct, frozen=True):
+    """The agent that a call is delegated to, and the task that answers it."""
+
+    agent: str
+    child: str
+
+
 class ModelReplied(msgspec.Struct, frozen=True, kw_only=True):
     """The model answered; recorded at `seq`."""
 
     seq: int
     subject: str
     event: ModelAnswered
+    delegated: Mapping[int, Delegate] = {}
+    """The calls of the answer that are for other agents, by their places."""
 
 
 class ModelCallFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +89,8 @@ class ToolsAnswered(msgspec.Struct, frozen=True, kw_only=True):
     request: str
     seqs: tuple[int, ...]
     at: datetime
+    spend: tuple[Spend, ...] = ()
+    """What tasks of other agents used for them."""
 
 
 class CancelAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +124,7 @@ class Undeliverable(msgspec.Struct, frozen=True, kw_only=True):
 Input = (
     Submitted
     | ConversationPinned
+    | CannotStart
     | AgentUnready
     | AgentReady
     | ModelReplied

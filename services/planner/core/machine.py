@@ -19,7 +19,7 @@ import msgspec
 
 from schemas.events import TaskSubmitted
 from schemas.ids import request_id
-from schemas.messages import Usage, UserMessage, text_of
+from schemas.messages import ToolCall, Usage, UserMessage, text_of
 from schemas.task import (
     AwaitingModel,
     AwaitingTools,
@@ -41,8 +41,10 @@ from services.planner.core.inputs import (
     AgentReady,
     AgentUnready,
     CancelAsked,
+    CannotStart,
     ConversationPinned,
     DeadlinePassed,
+    Delegate,
     Input,
     ModelCallFailed,
     ModelCompacted,
@@ -71,6 +73,9 @@ def transition(state: State | None, happened: Input) -> State:
             return state
         case ConversationPinned():
             return _pinned(state, happened)
+        case CannotStart(reason=reason, at=at):
+            started = not isinstance(state, Initializing | Waiting) or _turn(state) > 0
+            return state if started else _failed(state, "", at, "ValidationFailed", reason)
         case AgentUnready():
             return _agent_unready(state, happened)
         case AgentReady(at=at):
@@ -116,10 +121,11 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
         updated_at=event.at,
         traceparent=event.traceparent,
         parent_span=event.parent_span,
-        deadline=policy.deadline_of(spec.limits, event.at),
+        deadline=_sooner(policy.deadline_of(spec.limits, event.at), event.parent.deadline if event.parent else None),
         preview=policy.preview(asked),
         labels=spec.labels,
         priority=spec.priority,
+        parent=event.parent,
     )
 
 
@@ -131,8 +137,11 @@ def _pinned(state: Live, happened: ConversationPinned) -> State:
             pass
         case _:
             return state
+    changes: dict[str, Any] = {"window": (happened.seq,), "deadline": _sooner(state.deadline, happened.deadline)}
+    if happened.asked:
+        changes["preview"] = policy.preview(happened.asked)
     return AwaitingModel(
-        **_header(state, happened.at, window=(happened.seq,), deadline=_sooner(state.deadline, happened.deadline)),
+        **_header(state, happened.at, **changes),
         budget=happened.budget,
         turn=1,
     )
@@ -216,12 +225,18 @@ def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
         request=request_id(state.turn),
         answer_seq=happened.seq,
         calls=tuple(
-            CallRef(n=n, id=call.id, tool=call.name) for n, call in enumerate(event.message.tool_calls, start=1)
+            _call_ref(n, call, happened.delegated.get(n)) for n, call in enumerate(event.message.tool_calls, start=1)
         ),
     )
     if stop := policy.exhausted(state.spend, state.budget, state.turn + 1):
         return _failed(wanted, happened.subject, event.at, *stop)
     return wanted
+
+
+def _call_ref(n: int, call: ToolCall, delegate: Delegate | None) -> CallRef:
+    if delegate is None:
+        return CallRef(n=n, id=call.id, tool=call.name)
+    return CallRef(n=n, id=call.id, tool=call.name, agent=delegate.agent, child=delegate.child)
 
 
 def _empty_reply(state: AwaitingModel, happened: ModelReplied) -> State:
@@ -342,11 +357,12 @@ def _tools_answered(state: Live, happened: ToolsAnswered) -> State:
         return state
     if len(happened.seqs) != len(state.calls):
         raise Impossible(f"{len(happened.seqs)} results for the {len(state.calls)} calls of request {state.request}")
-    return AwaitingModel(
-        **_header(state, happened.at, window=(*state.window, *happened.seqs)),
-        budget=state.budget,
-        turn=state.turn + 1,
-    )
+    spend = policy.add_spend(state.spend, *happened.spend)
+    header = _header(state, happened.at, window=(*state.window, *happened.seqs), spend=spend)
+    going_on = AwaitingModel(**header, budget=state.budget, turn=state.turn + 1)
+    if happened.spend and (stop := policy.exhausted(spend, state.budget, going_on.turn)):
+        return _failed(going_on, "", happened.at, *stop)
+    return going_on
 
 
 # --- the end ----------------------------------------------------------------------------

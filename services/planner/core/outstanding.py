@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import assert_never
 
 import msgspec
 
 from schemas.commands import CallModel, RunTool
-from schemas.events import TimerFired, TimerKind, ToolFinished
+from schemas.events import CancelRequested, TaskSubmitted, TimerFired, TimerKind, ToolFinished
 from schemas.messages import ToolOutcome
+from schemas.requests import ParentCall, TaskSpec
 from schemas.task import (
     AwaitingModel,
     AwaitingTools,
+    CallRef,
     Cancelled,
     Failed,
     FinalAnswer,
@@ -23,10 +26,27 @@ from schemas.task import (
     State,
     Waiting,
 )
-from services.planner.core.policy import RECHECK_MIN_S
+from services.planner.core.policy import RECHECK_MIN_S, share_of
 
-Outstanding = CallModel | RunTool | ToolFinished
-"""A command to be ensured, or the result of a call that will have no other."""
+
+class ForParent(msgspec.Struct, frozen=True, kw_only=True):
+    """The result that a task is to the call of the task that asked for it."""
+
+    task: str
+    result: ToolFinished
+    answer_seq: int = 0
+    """Where the content is recorded; 0: it is in the result."""
+
+
+class ForChild(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that another one asked for, and that nobody waits for any more."""
+
+    task: str
+    cancel: CancelRequested
+
+
+Outstanding = CallModel | RunTool | TaskSubmitted | ToolFinished | ForParent | ForChild
+"""A command to be ensured, a task for another agent, or the result of a call that will have no other."""
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +62,7 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True):
 def outstanding(state: State) -> tuple[Outstanding, ...]:
     """What must be under way, or recorded, for this state."""
     match state:
-        case Initializing() | Waiting() | RetryingModel() | FinalAnswer():
+        case Initializing() | Waiting() | RetryingModel():
             return ()
         case AwaitingModel():
             return (
@@ -56,25 +76,85 @@ def outstanding(state: State) -> tuple[Outstanding, ...]:
                 ),
             )
         case AwaitingTools():
-            return tuple(
-                RunTool(
-                    namespace=state.namespace,
-                    task=state.task,
-                    agent=state.agent,
-                    request=state.request,
-                    n=call.n,
-                    answer_seq=state.answer_seq,
-                    tool=call.tool,
-                )
-                for call in state.calls
-            )
+            return tuple(_under_way(state, call) for call in state.calls)
+        case FinalAnswer():
+            return _for_parent(state, "succeeded", "", state.window[-1])
         case Failed(open_calls=calls, error=error):
-            return _closings(calls, "failed", f"Not done: the task failed ({error}).", state.ended_at)
+            closings = _closings(calls, "failed", f"Not done: the task failed ({error}).", state.ended_at)
+            return (*closings, *_for_parent(state, "failed", f"The agent {state.agent!r} failed: {error}"))
         case Cancelled(open_calls=calls, reason=reason):
             why = f": {reason}" if reason else ""
-            return _closings(calls, "cancelled", f"Not done: the task was cancelled{why}.", state.ended_at)
+            closings = _closings(calls, "cancelled", f"Not done: the task was cancelled{why}.", state.ended_at)
+            said = f"The task of the agent {state.agent!r} was cancelled{why}"
+            return (*closings, *_for_parent(state, "cancelled", said))
         case _:
             assert_never(state)
+
+
+def _under_way(state: AwaitingTools, call: CallRef) -> RunTool | TaskSubmitted:
+    if call.child:
+        return _child(state, call)
+    return RunTool(
+        namespace=state.namespace,
+        task=state.task,
+        agent=state.agent,
+        request=state.request,
+        n=call.n,
+        answer_seq=state.answer_seq,
+        tool=call.tool,
+    )
+
+
+def _child(state: AwaitingTools, call: CallRef) -> TaskSubmitted:
+    """The task that answers a delegated call: it inherits what is left, and is the same however often it is said."""
+    delegated = sum(bool(other.child) for other in state.calls)
+    limits = share_of(state.budget, state.spend, delegated)
+    return TaskSubmitted(
+        namespace=state.namespace,
+        task=call.child,
+        spec=TaskSpec(agent=call.agent, limits=limits, labels=state.labels, priority=state.priority),
+        at=state.updated_at,
+        traceparent=_child_trace(state.traceparent, call.child),
+        parent_span=state.traceparent,
+        parent=ParentCall(
+            task=state.task,
+            request=state.request,
+            n=call.n,
+            tool_call_id=call.id,
+            tool=call.tool,
+            answer_seq=state.answer_seq,
+            agents=(*(state.parent.agents if state.parent else ()), state.agent),
+            deadline=state.deadline,
+        ),
+    )
+
+
+def _child_trace(parent: str, child: str) -> str:
+    """A span of its own in the parent's trace, the same each time."""
+    version, trace, _, flags = parent.split("-") if parent.count("-") == 3 else ("", "", "", "")
+    span = hashlib.sha256(f"{trace}/{child}".encode()).hexdigest()[:16]
+    return f"{version}-{trace}-{span}-{flags}" if version else ""
+
+
+def _for_parent(
+    state: FinalAnswer | Failed | Cancelled, outcome: ToolOutcome, content: str, answer_seq: int = 0
+) -> tuple[ForParent, ...]:
+    parent = state.parent
+    if parent is None:
+        return ()
+    result = ToolFinished(
+        request=parent.request,
+        n=parent.n,
+        tool_call_id=parent.tool_call_id,
+        tool=parent.tool,
+        outcome=outcome,
+        content=content,
+        at=state.ended_at,
+        latency_s=round(max((state.ended_at - state.created_at).total_seconds(), 0.0), 6),
+        child=state.task,
+        spend=state.spend,
+    )
+    return (ForParent(task=parent.task, result=result, answer_seq=answer_seq),)
 
 
 def timers(state: State) -> tuple[Timer, ...]:
@@ -127,10 +207,12 @@ def _last_call(state: Live) -> tuple[int, int]:
             assert_never(state)
 
 
-def _closings(calls: OpenCalls | None, outcome: ToolOutcome, content: str, at: datetime) -> tuple[ToolFinished, ...]:
+def _closings(
+    calls: OpenCalls | None, outcome: ToolOutcome, content: str, at: datetime
+) -> tuple[ToolFinished | ForChild, ...]:
     if calls is None:
         return ()
-    return tuple(
+    results = tuple(
         ToolFinished(
             request=calls.request,
             n=call.n,
@@ -139,6 +221,9 @@ def _closings(calls: OpenCalls | None, outcome: ToolOutcome, content: str, at: d
             outcome=outcome,
             content=content,
             at=at,
+            child=call.child,
         )
         for call in calls.calls
     )
+    cancel = CancelRequested(at=at, by="its parent task", reason=content)
+    return (*results, *(ForChild(task=call.child, cancel=cancel) for call in calls.calls if call.child))

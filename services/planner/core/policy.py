@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import TypeVar
 
 from schemas.events import ModelFailed
@@ -32,6 +32,10 @@ BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 RETRY_AFTER_MAX_S = 3600.0
 """The longest wait that a provider may ask for."""
+DELEGATION_DEPTH_MAX = 5
+"""Agents below the one at the root of a tree of tasks."""
+COST_STEP = Decimal("0.000001")
+"""The smallest part of a budget that is handed on, in US dollars."""
 PARK_MIN_S = 0.05
 PARK_MAX_S = 24 * 3600.0
 """A limit of a day ends at midnight at the latest."""
@@ -62,15 +66,15 @@ def add_usage(spend: Spend, usage: Usage, llm: str) -> Spend:
     """What a task has used after one more call of a model."""
     by_llm = spend.by_llm
     if llm:
-        before = by_llm.get(llm, LLMSpend())
-        after = LLMSpend(
-            model_calls=before.model_calls + 1,
-            input_tokens=before.input_tokens + usage.input_tokens,
-            output_tokens=before.output_tokens + usage.output_tokens,
-            cached_tokens=before.cached_tokens + usage.cached_tokens,
-            reasoning_tokens=before.reasoning_tokens + usage.reasoning_tokens,
-            cost_usd=before.cost_usd + (usage.cost_usd or 0),
+        call = LLMSpend(
+            model_calls=1,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=usage.cost_usd or Decimal(0),
         )
+        after = _add_llm(by_llm.get(llm, LLMSpend()), call)
         by_llm = {**by_llm, llm: after}
     return Spend(
         model_calls=spend.model_calls + 1,
@@ -79,6 +83,38 @@ def add_usage(spend: Spend, usage: Usage, llm: str) -> Spend:
         cost_usd=spend.cost_usd + (usage.cost_usd or 0),
         by_llm=by_llm,
     )
+
+
+def add_spend(spend: Spend, *more: Spend) -> Spend:
+    """What a task has used together with tasks that it asked for."""
+    for other in more:
+        by_llm = dict(spend.by_llm)
+        for name, used in other.by_llm.items():
+            by_llm[name] = _add_llm(by_llm.get(name, LLMSpend()), used)
+        spend = Spend(
+            model_calls=spend.model_calls + other.model_calls,
+            input_tokens=spend.input_tokens + other.input_tokens,
+            output_tokens=spend.output_tokens + other.output_tokens,
+            cost_usd=spend.cost_usd + other.cost_usd,
+            by_llm=by_llm,
+        )
+    return spend
+
+
+def _add_llm(one: LLMSpend, other: LLMSpend) -> LLMSpend:
+    return LLMSpend(**{name: getattr(one, name) + getattr(other, name) for name in LLMSpend.__struct_fields__})
+
+
+def share_of(budget: Budget, spend: Spend, parts: int) -> Limits:
+    """What each of `parts` delegated calls may use: together, no more than the caller has left."""
+    tokens = cost = None
+    if budget.max_tokens is not None:
+        left = budget.max_tokens - spend.input_tokens - spend.output_tokens
+        tokens = max(left // parts, 1)
+    if budget.max_cost_usd is not None:
+        part = (budget.max_cost_usd - spend.cost_usd) / parts
+        cost = max(part.quantize(COST_STEP, rounding=ROUND_DOWN), COST_STEP)
+    return Limits(max_tokens=tokens, max_cost_usd=cost)
 
 
 def next_llm(agent: AgentSpec, failed: str, cause: FailureCause) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from schemas.resources import Agent, ResourceStatus, Status
 from schemas.toolsets import builtin_toolset
+from services.planner.core.delegation import delegation_cycle
 
 Look = Callable[[str, str], tuple[bool, ResourceStatus | None]]
 """`(kind, name) -> (exists, status)`, in the agent's namespace."""
@@ -22,7 +23,11 @@ class Verdict(NamedTuple):
 READY = Verdict("Ready", "All dependencies validated successfully")
 
 
-def evaluate(agent: Agent, look: Look) -> Verdict:
+SubAgents = Callable[[str], tuple[str, ...]]
+"""The agents that an agent of this namespace may delegate to."""
+
+
+def evaluate(agent: Agent, look: Look, sub_agents: SubAgents) -> Verdict:
     """An agent's status: of its model, sub-agents, MCP servers and contact channels, the first that is not ready."""
     spec = agent.spec
     named: list[tuple[str, str]] = [
@@ -34,6 +39,8 @@ def evaluate(agent: Agent, look: Look) -> Verdict:
     ]
     if not spec.system.strip():
         return Verdict("Error", "system is empty")
+    if cycle := delegation_cycle(agent.metadata.name, sub_agents):
+        return Verdict("Error", f"subAgents: agents delegate in a circle: {' -> '.join(cycle)}")
     standing_in = False
     for fallback in spec.fallbacks:
         exists, status = look("LLM", fallback.llm_ref.name)
@@ -52,6 +59,4 @@ def evaluate(agent: Agent, look: Look) -> Verdict:
             return Verdict("Pending", f'{kind} "{name}" is not ready (nobody has looked at it yet)')
         if not status.ready:
             return Verdict("Pending", f'{kind} "{name}" is not ready (status: "{status.status}")')
-    if spec.sub_agents:
-        return Verdict("Error", "subAgents: delegation to other agents is not available in this version")
     return READY
