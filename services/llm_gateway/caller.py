@@ -134,9 +134,11 @@ class Caller:
         except CallFailed as failed:
             return failed.failure
         except TimeoutError:
-            return network_failure(provider, f"no whole answer within {limit_s:g} s (timeoutSeconds)")
+            words = f"no whole answer within {limit_s:g} s (timeoutSeconds)"
+            return network_failure(provider, words, cause="timeout")
         if refusal := refusal_of(reply):
-            return Failure(error=f"{provider}: {refusal}", transient=False, usage=reply.usage)
+            error = f"{provider}: {refusal.why}"
+            return Failure(error=error, transient=False, cause=refusal.cause, usage=reply.usage)
         return reply
 
     async def _streamed(self, attempt: Attempt) -> ModelReply:

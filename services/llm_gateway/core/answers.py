@@ -7,19 +7,33 @@ one id, no arguments where an object is meant. Derived ids come out the same in 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
 from schemas.ids import digest
 from schemas.messages import AssistantMessage, ToolCall
+from schemas.requests import FailureCause
 from services.llm_gateway.core.calls import ModelReply
 
 DERIVED_ID_LENGTH = 9
 """The one length and alphabet (letters and digits) that every provider accepts; Mistral takes no other."""
 NO_ARGUMENTS = "{}"
 NAME_LENGTH_MAX = 64
-REFUSALS = frozenset({"content_filter", "refusal"})
-"""Finish reasons of OpenAI and Anthropic."""
+REFUSALS: dict[str, FailureCause] = {
+    "content_filter": "contentFiltered",
+    "refusal": "contentFiltered",
+    "model_context_window_exceeded": "contextTooLong",
+}
+"""Finish reasons of OpenAI and Anthropic that explain an empty answer."""
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer, in words and in a word."""
+
+    why: str
+    cause: FailureCause
+
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -46,12 +60,13 @@ def recorded(message: AssistantMessage, namespace: str, task: str, turn: int) ->
     return msgspec.structs.replace(message, tool_calls=tuple(calls))
 
 
-def refusal_of(reply: ModelReply) -> str:
+def refusal_of(reply: ModelReply) -> Refusal | None:
     """Why the provider gave nothing, if it says that it will not: asking again would get the same."""
     message = reply.message
-    if message.content.strip() or message.tool_calls or reply.finish_reason not in REFUSALS:
-        return ""
-    return f"the model gave no answer and says why: {reply.finish_reason}"
+    cause = REFUSALS.get(reply.finish_reason)
+    if message.content.strip() or message.tool_calls or cause is None:
+        return None
+    return Refusal(f"the model gave no answer and says why: {reply.finish_reason}", cause)
 
 
 def fitting_id(id_: str, allowed: re.Pattern[str]) -> str:

@@ -111,7 +111,7 @@ class AnthropicModel:
                     "anthropic", status, found.words, codes=found.codes, retry_after_s=wait_s, usage=usage
                 )
             case anthropic.APITimeoutError() | httpx2.TimeoutException():
-                words = "no answer in time"
+                return network_failure("anthropic", "no answer in time", usage=usage, cause="timeout")
             case anthropic.APIConnectionError() | httpx2.HTTPError():
                 words = f"cannot be reached, or the connection was lost: {_root(error)}"
             case _:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import openai
 
+from schemas.messages import Usage
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after, stream_failure
@@ -94,17 +95,18 @@ class OpenAIModel:
                 wait_s = retry_after(error.response.headers, self._setup.clock.now())
                 return http_failure(self._name, error.status_code, found.words, codes=found.codes, retry_after_s=wait_s)
             case openai.APITimeoutError():
-                words = "no answer in time"
+                return network_failure(self._name, "no answer in time", usage=_usage_of(answer), cause="timeout")
             case openai.APIConnectionError():
                 words = f"cannot be reached: {_root(error)}"
             case openai.APIError(body=body) if body is not None:
                 found = said(body, key)
-                usage = answer.usage if answer is not None else None
-                return stream_failure(self._name, found.words or error.message, codes=found.codes, usage=usage)
+                words = found.words or error.message
+                return stream_failure(
+                    self._name, words, codes=found.codes, status=found.status, usage=_usage_of(answer)
+                )
             case _:
                 words = f"what it sent cannot be read ({type(error).__name__}: {error})"
-        usage = answer.usage if answer is not None else None
-        return network_failure(self._name, words, usage=usage)
+        return network_failure(self._name, words, usage=_usage_of(answer))
 
 
 def make(setup: Setup) -> OpenAIModel:
@@ -143,6 +145,10 @@ def _credential(setup: Setup) -> str | Callable[[], Awaitable[str]]:
         if (key := service_account_key(setup.api_key)) is not None:
             return GoogleToken(key, setup.clock)
     return setup.api_key or NO_KEY
+
+
+def _usage_of(answer: Answer | None) -> Usage | None:
+    return answer.usage if answer is not None else None
 
 
 def _root(error: BaseException) -> str:
