@@ -86,7 +86,7 @@ class ModelCalls:
 
     async def _handle(self, place: Place, command: CallModel, inbound: Inbound) -> None:
         log = self._bus.log(place.task.partition)
-        if inbound.delivered > 1 and await log.get(place.event) is not None:
+        if inbound.redelivered and await log.get(place.event) is not None:
             return
         state = await self._awaited(log, place, inbound.seq)
         if state is None:

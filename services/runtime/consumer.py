@@ -1,7 +1,9 @@
 """The consumer loop: the only code that acknowledges, hands back or dead-letters a message.
 
 A handler returns (done), raises `RetryLater` (hand it back with a delay), `Refused` (a dead letter at once: nobody can
-do it) or anything else (our bug: tried again with a growing delay, then a dead letter with all that went wrong).
+do it) or anything else (our bug: tried again with a growing delay, then a dead letter with all that went wrong). When
+it raises `Unavailable`, only the bus is in the way, and not the message: it is called again, with the message still in
+hand, so that no delivery is used up (ADR 0014).
 The loop takes only what free slots allow, says `working` while a handler runs, and counts deliveries itself: the
 server's own limit would make a message invisible, ours makes it a letter (ADR 0005).
 """
@@ -13,14 +15,14 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from schemas.dead_letters import DeadReason, FailedAttempt
 from schemas.wire import Malformed
-from services.runtime.errors import Broken, Refused, RetryLater
+from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.tasks import Tasks, spawn
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 FAILURE_DELAY_S = 0.2
 FAILURE_DELAY_MAX_S = 30.0
+BUS_PAUSE_S = 0.1
+BUS_PAUSE_MAX_S = 2.0
+BUS_PATIENCE_S = 30.0
+"""How long a message is kept in hand while the bus does not let it be handled."""
 ATTEMPT_TEXT_MAX = 4000
 """Characters kept of a traceback."""
 
@@ -45,6 +51,13 @@ class Inbound(msgspec.Struct, frozen=True):
     seq: int
     delivered: int
     at: datetime
+    again: bool = False
+    """This process has begun to handle this very delivery before, and the bus went away."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether somebody may have handled it before, at least in part."""
+        return self.again or self.delivered > 1
 
 
 Handler = Callable[[Inbound], Awaitable[None]]
@@ -148,7 +161,7 @@ class Consumer:
                     delivery, inbound, "deliveries_exhausted", f"not done after {self._deliveries_max} deliveries"
                 )
                 return
-            await self._handler(inbound)
+            await self._while_the_bus_is_away(inbound)
             await delivery.ack()
             self._metrics.handled("done")
         except RetryLater as later:
@@ -166,6 +179,26 @@ class Consumer:
             )
         except Exception as error:  # noqa: BLE001 - whatever a handler's bug is, it ends as a dead letter, not as a stopped loop
             await self._failed(delivery, inbound, error)
+
+    async def _while_the_bus_is_away(self, inbound: Inbound) -> None:
+        """Call the handler, and again while it is only the bus that does not let it do its work."""
+        give_up = self._clock.now() + timedelta(seconds=BUS_PATIENCE_S)
+        pause_s = BUS_PAUSE_S
+        while True:
+            try:
+                return await self._handler(inbound)
+            except Unavailable as away:
+                if self._stopping or self._clock.now() + timedelta(seconds=pause_s) > give_up:
+                    raise
+                logger.info(
+                    "%s; handled again in %.1f s",
+                    away,
+                    pause_s,
+                    extra={"action": "consumer.again", "subject": inbound.subject},
+                )
+            await self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, BUS_PAUSE_MAX_S)
+            inbound = msgspec.structs.replace(inbound, again=True)
 
     async def _failed(self, delivery: Delivery, inbound: Inbound, error: Exception) -> None:
         self._metrics.handled("failed")

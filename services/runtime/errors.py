@@ -36,3 +36,7 @@ class Conflict(Exception):
 
 class Unavailable(RetryLater):
     """The bus does not answer now."""
+
+
+class Unheard(Unavailable):
+    """The bus says that nobody listens there: a process that did is not connected any more."""

@@ -235,7 +235,10 @@ class Signals(Protocol):
     async def request(
         self, subject: str, data: bytes, headers: Mapping[str, str] = ..., *, timeout_s: float = 5.0
     ) -> Signal:
-        """Ask and wait for one answer; raises `Unavailable` when nobody listens or nobody answers."""
+        """Ask and wait for one answer; raises `Unavailable` when nobody answers, `Unheard` when nobody listens.
+
+        Just after this connection was lost, others may be on their way back, too: then it is `Unavailable`.
+        """
         ...
 
     async def store(self, subject: str, data: bytes, headers: Mapping[str, str] = ...) -> int:

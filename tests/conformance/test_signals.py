@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from schemas import subjects
-from services.runtime.errors import Unavailable
+from services.runtime.errors import Unavailable, Unheard
 from services.runtime.ports import Signal
 from tests.support.adapters import Adapter, take
 
@@ -99,9 +99,9 @@ async def test_a_question_is_answered(adapter: Adapter) -> None:
     assert reply.headers["traceparent"] == "00-ab-cd-01"
 
 
-async def test_a_question_that_nobody_hears_is_unavailable(adapter: Adapter) -> None:
+async def test_a_question_that_nobody_hears_is_known_to_be_unheard(adapter: Adapter) -> None:
     bus = await adapter.open()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unheard):
         await adapter.arrives(bus.signals.request(subjects.ask("default", "submit"), b"", timeout_s=10), within_s=5)
 
 
@@ -109,9 +109,18 @@ async def test_a_question_that_nobody_answers_is_unavailable(adapter: Adapter) -
     bus = await adapter.open()
     ear = Ear()
     await bus.signals.subscribe(subjects.ASK_ALL, ear)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as error:
         await adapter.arrives(bus.signals.request(subjects.ask("default", "submit"), b"", timeout_s=0.3))
+    assert not isinstance(error.value, Unheard)
     assert len(ear.heard) == 1
+
+
+async def test_a_question_to_somebody_who_is_gone_is_unheard(adapter: Adapter) -> None:
+    bus, other = [await adapter.open() for _ in range(2)]
+    unsubscribe = await other.signals.subscribe(subjects.holder("somebody"), Ear())
+    await unsubscribe()
+    with pytest.raises(Unheard):
+        await adapter.arrives(bus.signals.request(subjects.holder("somebody"), b"", timeout_s=10), within_s=5)
 
 
 async def test_an_answer_may_come_from_elsewhere_to_a_stored_reply_subject(adapter: Adapter) -> None:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from services.runtime.errors import Unavailable
+from services.runtime.errors import Unavailable, Unheard
 from services.runtime.memory.stream import matches
 from services.runtime.ports import Outgoing, Signal, SignalHandler, Unsubscribe
 from services.runtime.tasks import Tasks, spawn
@@ -110,7 +110,7 @@ class MemorySignals:
         alarm = self._server.clock.call_later(timeout_s, give_up)
         try:
             if not self._publish(Signal(subject, data, dict(headers or {}), inbox.subject)):
-                raise Unavailable(f"nobody listens to {subject}")
+                raise Unheard(f"nobody listens to {subject}")
             return await answer
         finally:
             alarm.cancel()

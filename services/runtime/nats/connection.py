@@ -35,6 +35,8 @@ REQUEST_S = 2.0
 """How long an answer may take; a leader that is gone does not answer at all."""
 REFUSALS_MAX = 3
 """Reconnections in a row that the server may refuse before we give up."""
+SETTLE_S = 2.0
+"""How long others may take to come back after this connection did: ten attempts."""
 SAY_AGAIN_S = 10.0
 """The same error is logged once in this time, and not five times a second while the server is away."""
 SUBJECT_BYTES_MAX = 1500
@@ -46,6 +48,10 @@ _SUBJECT = re.compile(r"[!-~]+")
 
 class NoResponders(Unavailable):
     """Nobody listens there, so nothing happened: no leader now, no such stream, or JetStream is off."""
+
+
+class Away(NoResponders):
+    """There is no server to ask."""
 
 
 class TooLarge(Refused):
@@ -76,6 +82,7 @@ class Connection:
         self._ending: asyncio.Task[Any] | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._reconnect_listeners: list[Callable[[], None]] = []
+        self._back_since: float | None = None
 
     # --- life ---------------------------------------------------------------------------
 
@@ -121,6 +128,11 @@ class Connection:
     def max_payload(self) -> int:
         """Bytes that one message may have, headers included."""
         return self._client.max_payload
+
+    @property
+    def is_settled(self) -> bool:
+        """True unless this connection was lost a moment ago: then others may still be on their way back."""
+        return self._back_since is None or asyncio.get_running_loop().time() - self._back_since > SETTLE_S
 
     def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after each reconnection; returns how to stop that."""
@@ -266,7 +278,7 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
         except TimeoutError:
-            raise NoResponders(f"NATS at {self._settings.nats_shown} is away: {self._last_error}") from None
+            raise Away(f"NATS at {self._settings.nats_shown} is away: {self._last_error}") from None
 
     def _time_out(self, future: asyncio.Future[Any], subject: str, errors: int) -> None:
         if not future.done():
@@ -323,6 +335,7 @@ class Connection:
         self._connected.set()
         self._refusals = 0
         self._last_error = ""
+        self._back_since = asyncio.get_running_loop().time()
         logger.info("connected to NATS again", extra={"action": "nats.reconnected"})
         for listener in list(self._reconnect_listeners):
             listener()

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 
 from schemas.subjects import MSG_ID
-from services.runtime.nats.connection import Connection
+from services.runtime.errors import Unavailable, Unheard
+from services.runtime.nats.connection import Away, Connection, NoResponders
 from services.runtime.nats.payloads import Payloads
 from services.runtime.nats.publish import store
 from services.runtime.nats.wire import Raw, decode_headers, own_headers
@@ -59,7 +60,14 @@ class NatsSignals:
         self, subject: str, data: bytes, headers: Mapping[str, str] = EMPTY, *, timeout_s: float = 5.0
     ) -> Signal:
         """Ask and wait for one answer."""
-        return _signal(await self._connection.request(subject, data, headers, timeout_s=timeout_s))
+        try:
+            return _signal(await self._connection.request(subject, data, headers, timeout_s=timeout_s))
+        except Away:
+            raise
+        except NoResponders as nobody:
+            if not self._connection.is_settled:
+                raise Unavailable(f"nobody listens to {subject} yet") from nobody
+            raise Unheard(str(nobody)) from nobody
 
     async def store(self, subject: str, data: bytes, headers: Mapping[str, str] = EMPTY) -> int:
         """Store a message in whatever stream captures the subject; its sequence."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from services.runtime.errors import Unavailable, Unheard
 from services.runtime.nats import connection as module
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.wire import Raw
@@ -94,3 +95,26 @@ async def test_closing_while_reconnecting_ends_it(server: NatsServer) -> None:
             reconnecting = connection._client._reconnection_task
             assert reconnecting is not None
             await until(reconnecting.done, "that nobody connects any more")
+
+
+async def test_who_is_back_says_of_nobody_at_once_that_he_is_gone(
+    server: NatsServer, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All lose their connections with the server, and not all are back at the same moment."""
+    bus = await connected(server.url)
+    with pytest.raises(Unheard):
+        await bus.signals.request("hf.holder.nobody", b"")
+    server.kill()
+    server.start()
+
+    async def answered() -> bool:
+        try:
+            await bus.signals.request("hf.holder.nobody", b"", timeout_s=5)
+        except Unavailable as error:
+            return "yet" in str(error) and not isinstance(error, Unheard)
+        return False
+
+    await until(answered, "the connection is back")
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    with pytest.raises(Unheard):
+        await bus.signals.request("hf.holder.nobody", b"")

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.dead_letters import DeadReason
 from schemas.wire import Malformed
-from services.runtime.consumer import FAILURE_DELAY_S, Inbound
+from services.runtime.consumer import BUS_PATIENCE_S, FAILURE_DELAY_S, Inbound
 from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from tests.support.memory import Bench
 
@@ -105,6 +105,81 @@ async def test_retry_later_hands_the_message_back_for_that_long() -> None:
         assert [inbound.delivered for inbound in worker.seen] == [1, 2]
     assert (bench.handled("retried"), bench.handled("done")) == (1, 1)
     assert await bench.letters() == []
+
+
+async def test_a_bus_that_is_away_uses_no_delivery_up() -> None:
+    bench = Bench(deliveries_max=3)
+    worker = Worker(*[Unavailable("no answer")] * 10)
+    async with bench.running(worker):
+        await bench.store(b"x")
+        await bench.clock.advance(BUS_PATIENCE_S)
+    assert [(inbound.delivered, inbound.redelivered) for inbound in worker.seen] == [(1, False)] + [(1, True)] * 10
+    assert await bench.letters() == []
+    assert bench.planner.unfinished == 0
+
+
+async def test_a_message_stays_in_hand_while_the_bus_is_away() -> None:
+    bench, worker, other = Bench(), Worker(*[Unavailable("no answer")] * 5), Worker()
+    async with bench.running(worker):
+        await bench.store(b"x")
+        await bench.clock.advance(0.1)
+        async with bench.running(other):
+            await bench.clock.advance(BUS_PATIENCE_S)
+    assert (len(worker.seen), len(other.seen)) == (6, 0)
+
+
+async def test_a_bus_that_is_away_is_asked_less_and_less_often() -> None:
+    bench, worker = Bench(), Worker(*[Unavailable("no answer")] * 7)
+    times: list[float] = []
+    start = bench.clock.now()
+
+    async def handle(inbound: Inbound) -> None:
+        times.append((bench.clock.now() - start).total_seconds())
+        await worker(inbound)
+
+    async with bench.running(handle):
+        await bench.store(b"x")
+        await bench.clock.advance(BUS_PATIENCE_S)
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+
+
+async def test_a_message_that_is_never_let_through_is_given_up_in_the_end() -> None:
+    """It may be the message itself that the bus does not answer for, so this is bounded as everything is."""
+    bench = Bench(deliveries_max=3)
+    seen: list[int] = []
+
+    async def handle(inbound: Inbound) -> None:
+        seen.append(inbound.delivered)
+        raise Unavailable("no answer")
+
+    async with bench.running(handle):
+        await bench.store(b"x")
+        await bench.clock.advance(5 * BUS_PATIENCE_S)
+    assert set(seen) == {1, 2, 3}
+    (letter,) = await bench.letters()
+    assert (letter.reason, letter.deliveries) == ("deliveries_exhausted", 4)
+    assert bench.planner.unfinished == 0
+
+
+async def test_a_handler_that_is_not_ready_for_too_long_uses_its_deliveries_up() -> None:
+    bench, worker = Bench(deliveries_max=3), Worker(*[RetryLater("busy", after_s=1)] * 10)
+    async with bench.running(worker):
+        await bench.store(b"x")
+        await bench.clock.advance(60)
+    assert [inbound.delivered for inbound in worker.seen] == [1, 2, 3]
+    assert [letter.reason for letter in await bench.letters()] == ["deliveries_exhausted"]
+
+
+async def test_a_replica_that_is_told_to_stop_does_not_wait_for_the_bus() -> None:
+    bench, worker = Bench(), Worker(*[Unavailable("no answer")] * 99)
+    async with bench.running(worker) as consumer:
+        await bench.store(b"x")
+        await bench.clock.advance(1)
+        stopping = asyncio.ensure_future(consumer.stop(60))  # noqa: TID251 - awaited right here
+        await bench.clock.advance(3)
+        assert stopping.done()
+    assert bench.planner.unfinished == 1
 
 
 @pytest.mark.parametrize(
