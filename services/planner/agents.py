@@ -66,9 +66,8 @@ class Agents:
         """Stop keeping them."""
         await self._tasks.close()
 
-    def _on_change(self, key: ResourceKey) -> None:
-        if not (key.kind == "Agent" and key.part == "status"):
-            self._changed.set()
+    def _on_change(self, _key: ResourceKey) -> None:
+        self._changed.set()
 
     async def _run(self, woken: Woken) -> None:
         await self._resources.loaded()
