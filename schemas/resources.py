@@ -360,6 +360,8 @@ class CommandTool(Strict, frozen=True, kw_only=True):
     read_only: bool = False
     idempotent: bool = False
     timeout_s: float | None = msgspec.field(default=None, name="timeoutSeconds")
+    shell: bool = False
+    """What the model writes is a line for bash, with pipes and all; otherwise it is split, and nothing is expanded."""
 
 
 class ToolsetSpec(Strict, frozen=True, kw_only=True):
@@ -372,6 +374,8 @@ class ToolsetSpec(Strict, frozen=True, kw_only=True):
     concurrency: int = 16
     """Calls at once, per replica."""
     policies: tuple[ToolPolicy, ...] = ()
+    command_options: ShellOptions = ShellOptions()
+    """How `commands` are run."""
 
 
 # --- Quota ------------------------------------------------------------------------------
