@@ -97,6 +97,8 @@ class Resolver:
                 policy, concurrency = policy_of(declared.spec, offered.info), declared.spec.concurrency
             case "Toolset":
                 policy, concurrency = annotated_policy(offered.info), TOOLSET_CALLS_MAX
+            case "Agent":  # the planner makes a task of it, unless it does not know the agent at that moment
+                raise BadArguments(f"{offered.name!r} was not done: this agent was just being changed. Call it again.")
             case _:
                 assert_never(offered.via)
         return Target(via=offered.via, server=offered.server, info=offered.info, policy=policy, concurrency=concurrency)
