@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from schemas.events import ConversationStarted, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
 from schemas.requests import ParentCall
 from schemas.subjects import TaskSubjects
@@ -27,7 +28,7 @@ from services.planner.core.inputs import (
     Input,
 )
 from services.planner.core.machine import Impossible, transition
-from services.planner.core.policy import budget_of, deadline_of, next_llm
+from services.planner.core.policy import budget_of, deadline_of
 from services.planner.table import ABSENT, Held, TaskTable
 from services.runtime.errors import Broken, Conflict, RetryLater
 from services.runtime.ports import Log, Outgoing

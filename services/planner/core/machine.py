@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -182,7 +181,7 @@ def _is_awaited(state: Live, turn: int, attempt: int) -> bool:
         case RetryingModel(turn=current, attempt=tried) | Waiting(turn=current, attempt=tried):
             asked_for = (current, tried - 1)
         case AwaitingTools(turn=current):
-            asked_for = (current, sys.maxsize)
+            asked_for = (current + 1, 0)
         case Initializing():
             asked_for = (0, 0)
         case _:

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from schemas.events import ModelFailed
 from schemas.messages import ToolCall, Usage
-from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, FailureCause, Limits
-from schemas.resources import AgentSpec
+from schemas.requests import PREVIEW_LENGTH, TURNS_MAX_DEFAULT, Limits
 from schemas.task import Budget, FailureReason, LLMSpend, Spend
 
 N = TypeVar("N", int, Decimal)
@@ -115,14 +114,6 @@ def share_of(budget: Budget, spend: Spend, parts: int) -> Limits:
         part = (budget.max_cost_usd - spend.cost_usd) / parts
         cost = max(part.quantize(COST_STEP, rounding=ROUND_DOWN), COST_STEP)
     return Limits(max_tokens=tokens, max_cost_usd=cost)
-
-
-def next_llm(agent: AgentSpec, failed: str, cause: FailureCause) -> str:
-    """The LLM to ask after `failed` had this failure: the first that comes later in the list and names it, or none."""
-    order = [agent.llm_ref.name, *(fallback.llm_ref.name for fallback in agent.fallbacks)]
-    place = order.index(failed) if failed in order else 0
-    later = agent.fallbacks[place:]
-    return next((one.llm_ref.name for one in later if cause in one.on and one.llm_ref.name != failed), "")
 
 
 def refusal(event: ModelFailed) -> tuple[FailureReason, str]:

@@ -18,6 +18,7 @@ from schemas.events import (
     WindowCompacted,
     decode_task_event,
 )
+from schemas.fallbacks import next_llm
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, RetryingModel, State, Waiting
 from services.planner.core.inputs import (
@@ -35,7 +36,6 @@ from services.planner.core.inputs import (
     ToolsAnswered,
 )
 from services.planner.core.machine import Impossible, transition
-from services.planner.core.policy import next_llm
 from services.runtime.ports import Entry
 
 if TYPE_CHECKING:
