@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from schemas.commands import CallModel, RunTool
-from schemas.events import ModelAnswered, ModelFailed, ToolFinished, WindowCompacted, decode_task_event
+from schemas.events import (
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    ToolFinished,
+    WindowCompacted,
+    decode_task_event,
+)
 from schemas.messages import AssistantMessage, Message, ToolMessage, Usage
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
@@ -28,7 +35,7 @@ def check(world: World) -> list[str]:
     found += _dead_letters(world)
     found += _effects(world)
     found += _model_calls(world)
-    for name in sorted(world.accepted):
+    for name in sorted(world.accepted | children_of(world)):
         task = world.scenario.subjects(name)
         states = states_of(world, task)
         for problem in (
@@ -43,6 +50,16 @@ def check(world: World) -> list[str]:
         ):
             found.append(f"{name}: {problem}")
     return found
+
+
+def children_of(world: World) -> set[str]:
+    """The tasks that other tasks asked for."""
+    return {
+        entry.subject.split(".")[4]
+        for task in world.history.by_task
+        for entry in world.history.of(task, task.submitted)
+        if decode(entry.data, TaskSubmitted).parent is not None
+    }
 
 
 def states_of(world: World, task: TaskSubjects) -> list[tuple[Entry, State]]:
@@ -78,7 +95,9 @@ def _answer(world: World, states: list[tuple[Entry, State]]) -> Iterator[str]:
 
 def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
     """Of a task that was removed, nothing is left."""
-    if task.task not in world.removed:
+    root = next((entry for entry in world.history.of(task, task.submitted)), None)
+    parent = decode(root.data, TaskSubmitted).parent if root is not None else None
+    if (parent.task if parent is not None else task.task) not in world.removed:
         return
     stored = [*world.server.tasks[task.partition].subjects([">"]), *world.server.timers.subjects([">"])]
     if left := [subject for subject in stored if task.task in subject.split(".")]:
@@ -130,7 +149,7 @@ def _tool_results(world: World, task: TaskSubjects, states: list[tuple[Entry, St
 
 
 def _is_true(world: World, result: ToolFinished, task: TaskSubjects) -> Iterator[str]:
-    if result.outcome != "succeeded":
+    if result.outcome != "succeeded" or result.child:
         return
     turn = result.request.removeprefix("r")
     key, tool = f"{task.task}/{turn}/{result.n}", result.tool.partition("__")[2]
@@ -188,8 +207,8 @@ def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]
                     wanted[task.model_command(turn, attempt)] = encode(one)
                 case RunTool(request=request, n=n):
                     wanted[task.tool_command(request, n)] = encode(one)
-                case ToolFinished(request=request, n=n):
-                    wanted[task.tool_event(request, n)] = b""
+                case _:
+                    pass
     for entry in world.history.of(task, f"{task.root}.cmd.>"):
         if task.task not in entry.subject.split("."):
             continue
@@ -202,7 +221,7 @@ def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]
 
 
 def _spend(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:
-    """What was used is what the recorded answers say, and is over the budget by one call at most."""
+    """What was used is what the recorded answers say, and is over the budget by the calls in flight at most."""
     if not states:
         return
     spent = states[-1][1].spend
@@ -218,6 +237,11 @@ def _spend(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) 
         calls += 1
         tokens += event.usage.input_tokens + event.usage.output_tokens
         cost += event.usage.cost_usd or 0
+    delegated = [decode(entry.data, ToolFinished) for entry in world.history.of(task, task.tool_events("*"))]
+    for result in delegated:
+        if result.spend is not None:
+            calls, cost = calls + result.spend.model_calls, cost + result.spend.cost_usd
+    in_flight = 1 + sum(bool(result.child) for result in delegated)
     ended = states[-1][1]
     if isinstance(ended, FinalAnswer) and (spent.model_calls, spent.cost_usd) != (calls, cost):
         yield f"it says that it made {spent.model_calls} calls for {spent.cost_usd}; recorded are {calls} for {cost}"
@@ -227,5 +251,5 @@ def _spend(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) 
             continue
         if budget.max_turns is not None and getattr(state, "turn", 0) > budget.max_turns:
             yield f"turn {getattr(state, 'turn', 0)} of {budget.max_turns}"
-        if budget.max_cost_usd is not None and spent.cost_usd > budget.max_cost_usd + CALL_COST_MAX:
+        if budget.max_cost_usd is not None and spent.cost_usd > budget.max_cost_usd + CALL_COST_MAX * in_flight:
             yield f"spent {spent.cost_usd} of {budget.max_cost_usd}"

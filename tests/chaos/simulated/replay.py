@@ -19,14 +19,18 @@ from schemas.events import (
     decode_task_event,
 )
 from schemas.fallbacks import next_llm
+from schemas.ids import child_task_name, request_id
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, RetryingModel, State, Waiting
+from schemas.wire import decode
 from services.planner.core.inputs import (
     AgentReady,
     AgentUnready,
     CancelAsked,
+    CannotStart,
     ConversationPinned,
     DeadlinePassed,
+    Delegate,
     Input,
     ModelCallFailed,
     ModelCompacted,
@@ -60,7 +64,7 @@ def _leads_to(before: State | None, after: State, inputs: list[Input]) -> bool:
             continue
         if between == after:
             return True
-        looks = [one for one in inputs if isinstance(one, AgentUnready | ConversationPinned)]
+        looks = [one for one in inputs if isinstance(one, AgentUnready | ConversationPinned | CannotStart)]
         if any(_step(between, look) == after for look in looks):
             return True
     return False
@@ -82,7 +86,10 @@ def _recorded(world: World, task: TaskSubjects, before: State | None, until: int
             case TaskSubmitted():
                 yield Submitted(seq=entry.seq, event=event)
             case ModelAnswered():
-                yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
+                delegated = _delegated(world, before, event)
+                yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event, delegated=delegated)
+                if delegated:  # the agent was not known just then
+                    yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
             case ModelFailed():
                 yield ModelCallFailed(subject=entry.subject, event=event)
                 if before is not None and (fallback := _fallback(world, before.agent, event)):
@@ -96,6 +103,20 @@ def _recorded(world: World, task: TaskSubjects, before: State | None, until: int
                     yield from _joined(world, task, before, event, until)
 
 
+def _delegated(world: World, before: State | None, event: ModelAnswered) -> dict[int, Delegate]:
+    """The calls for other agents. No other tool's name begins like theirs here."""
+    if not isinstance(before, AwaitingModel):
+        return {}
+    found: dict[int, Delegate] = {}
+    for n, call in enumerate(event.message.tool_calls, start=1):
+        if agent := call.name.removeprefix("delegate_to_agent__") if "delegate_to_agent__" in call.name else "":
+            request, place, count = request_id(before.turn), before.submitted_seq, world.scenario.partitions
+            found[n] = Delegate(
+                agent, child_task_name(before.namespace, before.task, request, n, place=place, partitions=count)
+            )
+    return found
+
+
 def _fallback(world: World, agent: str, failed: ModelFailed) -> str:
     """The fallback for a failure. The planner may not have known the agent when it took place."""
     return next_llm(world.scenario.agents[agent].spec, failed.llm, failed.cause)
@@ -107,7 +128,11 @@ def _joined(
     entries = {entry.subject: entry.seq for entry in world.history.of(task, task.tool_events(before.request))}
     seqs = tuple(entries.get(task.tool_event(before.request, call.n), until) for call in before.calls)
     if max(seqs) < until:
-        yield ToolsAnswered(request=before.request, seqs=seqs, at=last.at)
+        results = [
+            decode(entry.data, ToolFinished) for entry in world.history.of(task, task.tool_events(before.request))
+        ]
+        spend = tuple(one.spend for one in sorted(results, key=lambda one: one.n) if one.spend is not None)
+        yield ToolsAnswered(request=before.request, seqs=seqs, at=last.at, spend=spend)
 
 
 def _looked_at(world: World, task: TaskSubjects, before: State | None, after: State) -> Iterator[Input]:
@@ -120,6 +145,9 @@ def _looked_at(world: World, task: TaskSubjects, before: State | None, after: St
         yield AgentUnready(reason=after.reason, at=at)
     if isinstance(after, AwaitingModel):
         for entry in world.history.of(task, task.context):
-            yield ConversationPinned(seq=entry.seq, budget=after.budget, deadline=None, at=at)
+            asked = after.preview if after.parent is not None else ""
+            yield ConversationPinned(seq=entry.seq, budget=after.budget, deadline=None, at=at, asked=asked)
     if isinstance(after, FinalAnswer | Failed | Cancelled):
         yield DeadlinePassed(subject=after.ended_by, at=after.ended_at)
+    if isinstance(after, Failed) and after.parent is not None:
+        yield CannotStart(reason=after.error, at=at)

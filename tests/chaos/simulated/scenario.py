@@ -90,12 +90,19 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 def draw_scenario(rng: random.Random) -> Scenario:
     """The scenario of a seed."""
     agents = [f"agent-{n}" for n in range(1, rng.randint(1, 3) + 1)]
-    models = {agent: _models(rng, agent) for agent in agents}
-    declared = {agent: _agent(rng, agent, [model.metadata.name for model in models[agent]]) for agent in agents}
+    subs = {agent: f"sub-of-{agent}" for agent in agents if rng.random() < 0.3}
+    models = {agent: _models(rng, agent, subs.get(agent, "")) for agent in agents}
+    models |= {
+        sub: [_llm(f"model-of-{sub}", (_reply(rng, text="done in {turn}: {results}"),))] for sub in subs.values()
+    }
+    declared = {
+        agent: _agent(rng, agent, [model.metadata.name for model in models[agent]], subs.get(agent, ""))
+        for agent in models
+    }
     tasks = tuple(_task(rng, f"task-{n}", rng.choice(agents)) for n in range(1, rng.randint(2, 5) + 1))
     resources: list[Resource] = [_server(name) for name in SERVERS]
-    for agent in agents:
-        resources += [*models[agent], declared[agent]]
+    for agent, agents_models in models.items():
+        resources += [*agents_models, declared[agent]]
     return Scenario(
         partitions=rng.choice((1, 1, 2)),
         commit=rng.choice(("batch", "two-step")),
@@ -112,23 +119,26 @@ def draw_scenario(rng: random.Random) -> Scenario:
     )
 
 
-def _models(rng: random.Random, agent: str) -> list[LLM]:
+def _models(rng: random.Random, agent: str, sub: str) -> list[LLM]:
     """An agent's model, and perhaps another one that says the same and fails otherwise."""
     turns = rng.choice((0, 1, 1, 2, 3))
-    script = (*(_tool_turn(rng) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
+    script = (*(_tool_turn(rng, sub) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
     models = [_llm(f"model-of-{agent}", script)]
     if rng.random() < 0.3:
         models.append(_llm(f"spare-of-{agent}", tuple(replace(reply, fail=_failure(rng)) for reply in script)))
     return models
 
 
-def _tool_turn(rng: random.Random) -> ScriptedReply:
+def _tool_turn(rng: random.Random, sub: str) -> ScriptedReply:
     calls = [
         ScriptedCall(
             tool=f"{rng.choice(SERVERS)}__{rng.choice(TOOL_NAMES)}", arguments={"key": f"{{user}}/{{turn}}/{n}"}
         )
         for n in range(1, rng.choice((1, 1, 2, 4)) + 1)
     ]
+    if sub:
+        message = {"message": "{user} asks"} if rng.random() < 0.9 else {}
+        calls += [ScriptedCall(tool=f"delegate_to_agent__{sub}", arguments=message)] * rng.choice((0, 1, 1, 2))
     if rng.random() < 0.05:
         calls.append(ScriptedCall(tool="box__none", arguments={"key": "x"}))
     if rng.random() < 0.05:
@@ -204,12 +214,13 @@ def _llm(name: str, script: tuple[ScriptedReply, ...]) -> LLM:
     return LLM(metadata=Metadata(name=name), spec=spec)
 
 
-def _agent(rng: random.Random, name: str, models: list[str]) -> Agent:
+def _agent(rng: random.Random, name: str, models: list[str], sub: str) -> Agent:
     causes: tuple[tuple[FailureCause, ...], ...] = (("rateLimited", "overloaded"), ("invalidRequest", "notReady"))
     spec = AgentSpec(
         llm_ref=Ref(name=models[0]),
         system="be good",
         mcp_servers=tuple(ServerRef(name=one) for one in SERVERS),
+        sub_agents=(Ref(name=sub),) if sub else (),
         fallbacks=tuple(Fallback(llm_ref=Ref(name=model), on=rng.choice(causes)) for model in models[1:]),
     )
     return Agent(metadata=Metadata(name=name), spec=spec)
