@@ -21,6 +21,11 @@ SETTLE_S = 1.0
 class NotReady(Exception):
     """An agent or what it needs cannot be used now. The text says which and why."""
 
+    def __init__(self, message: str, *, llm: str = "") -> None:
+        super().__init__(message)
+        self.llm = llm
+        """The LLM that is not ready; empty: something else is not."""
+
 
 class Equipped(NamedTuple):
     """An agent's model and tools, as they are now."""
@@ -82,12 +87,12 @@ class Agents:
         if agent is None:
             raise NotReady(f'Agent "{name}" not found')
         self._ready("Agent", namespace, name)
+        offered = self._offered(agent)
         llm_name = llm or agent.spec.llm_ref.name
         known = self._resources.known("LLM", namespace, llm_name)
         if known is None or not isinstance(known.resource, LLM):
-            raise NotReady(f'LLM "{llm_name}" not found')
+            raise NotReady(f'LLM "{llm_name}" not found', llm=llm_name)
         self._ready("LLM", namespace, llm_name)
-        offered = self._offered(agent)
         return Equipped(known.resource, known.revision, offered.tools, offered.weight, agent)
 
     def _offered(self, agent: Agent) -> _Offered:
@@ -105,8 +110,9 @@ class Agents:
 
     def _ready(self, kind: str, namespace: str, name: str) -> ResourceStatus:
         status = self._resources.status(kind, namespace, name)
+        llm = name if kind == "LLM" else ""
         if status is None:
-            raise NotReady(f'{kind} "{name}" has no status yet')
+            raise NotReady(f'{kind} "{name}" has no status yet', llm=llm)
         if not status.ready:
-            raise NotReady(f'{kind} "{name}" is not ready: {status.status_detail}')
+            raise NotReady(f'{kind} "{name}" is not ready: {status.status_detail}', llm=llm)
         return status

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 STOPPED_S = 0.2
 """A stopped command comes again after this, to find that its task has ended."""
+STOPS_REMEMBERED_S = 60.0
+"""Longer than it takes from a look at a task to its model call."""
 
 
 class Attempt(NamedTuple):
@@ -50,6 +52,8 @@ class Attempt(NamedTuple):
     """What goes to the model, estimated."""
     room: int
     """Tokens kept free for the answer."""
+    began: float
+    """When the task was last seen to wait for this, on the event loop's clock."""
     is_answer: bool = True
     """Whether the task's watchers see the text; false for a summary."""
 
@@ -81,6 +85,8 @@ class Caller:
         self._clock = clock
         self._observer = observer
         self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
+        self._stops: dict[tuple[str, str], float] = {}
+        """When tasks were stopped, on the event loop's clock, the oldest first."""
 
     async def ask(self, attempt: Attempt) -> Asked:
         """What the model answers. Every provider call goes through here.
@@ -99,11 +105,27 @@ class Caller:
     async def stop(self, signal: Signal) -> None:
         """A task was cancelled or has failed: whoever calls a model for it may stop."""
         _, _, namespace, task = signal.subject.split(".")
+        self._remember_stop((namespace, task))
         for call, subjects in list(self._under_way.items()):
             if (subjects.namespace, subjects.task) == (namespace, task):
                 call.cancel()
 
+    def _remember_stop(self, key: tuple[str, str]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._stops.pop(key, None)
+        self._stops[key] = now
+        while self._stops and now - next(iter(self._stops.values())) > STOPS_REMEMBERED_S:
+            del self._stops[next(iter(self._stops))]
+
+    def _check_stops(self, attempt: Attempt) -> None:
+        """Do not begin what was stopped after the task was looked at; raises `RetryLater`, to have another look."""
+        stopped = self._stops.get((attempt.task.namespace, attempt.task.task))
+        if stopped is not None and stopped >= attempt.began:
+            logger.info("did not begin a model call: its task has ended", extra={"action": "model.stopped"})
+            raise RetryLater(f"the model call of {attempt.place.name} was stopped", after_s=STOPPED_S)
+
     async def _stoppable(self, attempt: Attempt) -> Ended:
+        self._check_stops(attempt)
         call: asyncio.Task[Ended] = spawn(self._in_turn(attempt), name=f"model:{attempt.place.name}")
         self._under_way[call] = attempt.task
         try:

@@ -24,10 +24,10 @@ from schemas.task import AwaitingModel, decode_state
 from schemas.wire import Malformed, decode, encode
 from services.llm_gateway.core.moments import Place, moment, place_of
 from services.llm_gateway.core.outcomes import Outcome
-from services.llm_gateway.pipeline import Pipeline
+from services.llm_gateway.pipeline import Gone, Pipeline
 from services.llm_gateway.windows import Windows
 from services.runtime.consumer import Inbound
-from services.runtime.errors import RetryLater, Unavailable
+from services.runtime.errors import Broken, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 EARLY_S = 0.2
 """How long a command waits that is ahead of the state as it was read."""
+GONE_LOOKS = 3
+"""Deliveries after which a conversation whose entries are not there is given up: a stale replica is not that slow."""
 RECORD_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between tries to record an outcome: it was paid for, so a short outage of the bus must not lose it."""
 
@@ -88,12 +90,26 @@ class ModelCalls:
         log = self._bus.log(place.task.partition)
         if inbound.redelivered and await log.get(place.event) is not None:
             return
+        began = asyncio.get_running_loop().time()
         state = await self._awaited(log, place, inbound.seq)
         if state is None:
-            logger.info("nobody waits for this model call any more", extra={"action": "model.late"})
+            _say_late()
             return
-        outcome = await self._pipeline.outcome(place, command, state)
+        try:
+            outcome = await self._pipeline.outcome(place, command, state, began)
+        except Gone as gone:
+            await self._look_again(log, place, inbound, gone)
+            return
         await self._record(log, place, outcome)
+
+    async def _look_again(self, log: Log, place: Place, inbound: Inbound, gone: Gone) -> None:
+        """Entries are gone: with their task, if it ended and was removed meanwhile. Otherwise that must not be."""
+        if await self._awaited(log, place, inbound.seq) is None:
+            _say_late()
+        elif inbound.delivered < GONE_LOOKS:
+            raise RetryLater(str(gone), after_s=EARLY_S) from gone
+        else:
+            raise Broken(str(gone)) from gone
 
     async def _awaited(self, log: Log, place: Place, at_least: int) -> AwaitingModel | None:
         entry = await log.get(place.task.state, at_least=at_least)
@@ -117,7 +133,7 @@ class ModelCalls:
         seq = await self._record_surely(log, message)
         if not isinstance(outcome, ModelAnswered):
             return
-        if outcome.message.tool_calls and seq is not None:
+        if (outcome.message.tool_calls or outcome.invalid) and seq is not None:
             self._windows.add(place.task.state, seq, place.event, data)
         elif outcome.message.content.strip():
             self._windows.forget(place.task.state)
@@ -142,3 +158,7 @@ class ModelCalls:
         finally:
             del self._in_hand[subject]
             done.set()
+
+
+def _say_late() -> None:
+    logger.info("nobody waits for this model call any more", extra={"action": "model.late"})

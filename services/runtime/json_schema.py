@@ -22,6 +22,8 @@ from referencing import Registry
 
 STEPS_MAX = 20_000
 """Keywords that one check may look at."""
+FLAW_STEPS_MAX = 100_000
+"""The same for a schema that is itself looked at: its dialect's own schema has many keywords."""
 PROBLEMS_MAX = 5
 """Problems named at once."""
 PROBLEM_LENGTH_MAX = 400
@@ -45,11 +47,12 @@ class _Steps:
     """Counts the keywords that one check looks at. A check never yields to another, so one counter serves all."""
 
     taken = 0
+    allowed = STEPS_MAX
 
 
-def problems(schema: dict[str, Any], value: Any) -> list[str]:
+def problems(schema: dict[str, Any], value: Any, *, steps_max: int = STEPS_MAX) -> list[str]:
     """What keeps `value` from fitting `schema`, a few at most, in words that a model can act on; raises `Unusable`."""
-    _Steps.taken = 0
+    _Steps.taken, _Steps.allowed = 0, steps_max
     try:
         kind = _bounded(validators.validator_for(schema, default=Draft202012Validator))
         validator = kind(schema, registry=_NOTHING_ELSE)
@@ -61,6 +64,19 @@ def problems(schema: dict[str, Any], value: Any) -> list[str]:
     except Exception as error:  # a foreign schema fails in any way it likes: unknown types, references, wrong values
         raise Unusable(f"{type(error).__name__}: {error}"[:PROBLEM_LENGTH_MAX]) from error
     return [_say(error) for error in sorted(found, key=lambda error: error.json_path)]
+
+
+def flaw_of(schema: dict[str, Any]) -> str:
+    """Why nothing can be checked against `schema`, or nothing: it is no JSON Schema, or cannot be used."""
+    try:
+        kind = validators.validator_for(schema, default=Draft202012Validator)
+        meta = cast("dict[str, Any]", kind.META_SCHEMA)
+        found = problems(meta, schema, steps_max=FLAW_STEPS_MAX)
+        if not found:
+            problems(schema, {})
+    except Unusable as error:
+        return str(error)
+    return "it is no JSON Schema:\n" + "\n".join(found) if found else ""
 
 
 @cache
@@ -81,8 +97,8 @@ def _never(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> None:
 def _counted(name: str, keyword: _Keyword) -> _Keyword:
     def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
         _Steps.taken += 1
-        if _Steps.taken > STEPS_MAX:
-            raise Unusable(f"checking it takes more than {STEPS_MAX} steps")
+        if _Steps.taken > _Steps.allowed:
+            raise Unusable(f"checking it takes more than {_Steps.allowed} steps")
         if name == "additionalProperties" and "patternProperties" in schema:
             return None
         return keyword(validator, value, instance, schema)

@@ -8,7 +8,7 @@ byte: digits, punctuation, other scripts. What a provider counted for an earlier
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import msgspec
 
@@ -31,6 +31,12 @@ TOOLS = 10_000
 """What is put around all tools: providers tell the model how to call them."""
 IMAGE = 160_000
 """Of both families, about the most for an image that is not split up."""
+SCALE_MIN = 0.5
+"""A count that is lower still leaves something out: what came from a cache, or what images take."""
+SCALE_MAX = 3.0
+FALL = 0.1
+"""How far a scale follows a lower one."""
+SCALES_MAX = 1024
 ROOM_DEFAULT = 4_096
 """What is expected of an answer, in tokens, where the LLM sets no `maxTokens`."""
 
@@ -87,6 +93,32 @@ def format_weight(response_format: ResponseFormat | None) -> int:
 def tokens_of(weight: int, scale: float = 1.0) -> int:
     """The tokens of a weight."""
     return -int(-weight * scale // HUNDREDTHS)
+
+
+def scale_of(counted: int, weight: int) -> float:
+    """What a provider's count of a request says about our weights, within reason."""
+    return min(max(counted * HUNDREDTHS / max(weight, 1), SCALE_MIN), SCALE_MAX)
+
+
+class Scales:
+    """What providers counted against what was estimated, by LLM. A scale rises at once and falls slowly."""
+
+    def __init__(self) -> None:
+        self._scales: dict[Hashable, float] = {}
+
+    def learn(self, llm: Hashable, counted: int, weight: int) -> None:
+        """A request of this weight was counted so by the provider."""
+        if counted <= 0:
+            return
+        new = scale_of(counted, weight)
+        old = self._scales.pop(llm, new)
+        self._scales[llm] = max(new, old + (new - old) * FALL)
+        while len(self._scales) > SCALES_MAX:
+            del self._scales[next(iter(self._scales))]
+
+    def get(self, llm: Hashable) -> float:
+        """What to multiply a weight with; 1, which is on the high side, if nothing is known."""
+        return self._scales.get(llm, 1.0)
 
 
 def _json_weight(value: object) -> int:

@@ -15,7 +15,7 @@ from schemas.events import ConversationStarted, ModelAnswered, ToolFinished, Win
 from schemas.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from schemas.requests import ResponseFormat
 from schemas.wire import Malformed, decode, decoder_of
-from services.llm_gateway.core.tokens import messages_weight
+from services.llm_gateway.core.tokens import message_weight
 
 Entry = ConversationStarted | ModelAnswered | WindowCompacted | ToolFinished
 decode_model_entry: Callable[[bytes], ModelAnswered | WindowCompacted] = decoder_of(ModelAnswered | WindowCompacted)
@@ -26,6 +26,14 @@ class BadWindow(ValueError):
 
 
 REPAIR = "Your answer does not fit the required format:\n{problem}\nAnswer again, with the corrected answer only."
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """What a provider counted when it last answered in a conversation, and the weight of the messages it was sent."""
+
+    llm: str
+    tokens: int
+    weight: int
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,28 +50,45 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """How many messages there are up to each entry, that entry's own included."""
     response_format: ResponseFormat | None = None
     """What the final answer has to look like."""
+    counted: Counted | None = None
+    """Absent: nobody has answered yet, or only before the beginning was replaced."""
+    compacted: tuple[int, int] = (0, 0)
+    """The turn and attempt that made the conversation shorter; answers before it were given to a longer one."""
 
 
 def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
     """`window` with more entries (subject and data, in order); raises `BadWindow`."""
-    added: list[Message] = []
-    ends: list[int] = []
-    unanswered, size, response_format = window.unanswered, window.size, window.response_format
+    messages = list(window.messages)
+    ends = list(window.ends)
+    unanswered, size, weight = window.unanswered, window.size, window.weight
+    response_format, counted, compacted = window.response_format, window.counted, window.compacted
     for subject, data in entries:
         size += len(data)
         entry = entry_of(subject, data)
-        response_format = getattr(entry, "response_format", None) or response_format
+        match entry:
+            case ConversationStarted():
+                response_format = entry.response_format
+            case WindowCompacted():
+                response_format = entry.response_format
+                compacted = (entry.turn, entry.attempt)
+            case ModelAnswered() if entry.usage.input_tokens > 0 and (entry.turn, entry.attempt) > compacted:
+                counted = Counted(entry.llm, entry.usage.input_tokens, weight)
+            case _:
+                pass
         for message in messages_in(entry):
             unanswered = _after(unanswered, message, subject)
-            added.append(message)
-        ends.append(len(window.messages) + len(added))
+            messages.append(message)
+            weight += message_weight(message)
+        ends.append(len(messages))
     return Window(
-        messages=(*window.messages, *added),
+        messages=tuple(messages),
         unanswered=unanswered,
         size=size,
-        weight=window.weight + messages_weight(added),
-        ends=(*window.ends, *ends),
+        weight=weight,
+        ends=tuple(ends),
         response_format=response_format,
+        counted=counted,
+        compacted=compacted,
     )
 
 
