@@ -14,8 +14,9 @@ import msgspec
 
 from schemas import subjects
 from schemas.commands import CallModel
-from schemas.events import ConversationStarted, ModelAnswered, ModelFailed, ToolFinished
+from schemas.events import ConversationStarted, ModelAnswered, ModelFailed, ToolFinished, WindowCompacted
 from schemas.messages import Message, SystemMessage, UserMessage
+from schemas.requests import ResponseFormat
 from schemas.resources import (
     LLM,
     Agent,
@@ -31,8 +32,8 @@ from schemas.resources import (
     ToolInfo,
 )
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingModel, Budget, State
-from schemas.wire import decode, encode
+from schemas.task import AwaitingModel, Budget, State, Tries
+from schemas.wire import decoder_of, encode
 from services.llm_gateway.main import build
 from services.runtime.consumer import Consumer
 from services.runtime.dead_letters import DeadLetters
@@ -50,7 +51,8 @@ PATIENCE_S = 5.0
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 NAMESPACE = "team"
 START: tuple[Message, ...] = (SystemMessage(content="Be brief."), UserMessage(content="What time is it?"))
-Outcome = ModelAnswered | ModelFailed
+Outcome = ModelAnswered | ModelFailed | WindowCompacted
+decode_outcome: Callable[[bytes], Outcome] = decoder_of(Outcome)
 
 
 async def put(store: Store, resource: Resource) -> int:
@@ -79,10 +81,10 @@ async def apply_llm(store: Store, spec: LLMSpec, *, name: str = "model") -> int:
     return await put(store, LLM(metadata=Metadata(name=name, namespace=NAMESPACE), spec=spec))
 
 
-async def apply_agent(store: Store, *servers: str, name: str = "helper", llm: str = "model") -> None:
-    """An agent that the planner found ready."""
+async def apply_agent(store: Store, *servers: str, name: str = "helper", llm: str = "model", **fields: Any) -> None:
+    """An agent that the planner found ready; `fields` of its specification beside these."""
     refs = tuple(ServerRef(name=server) for server in servers)
-    spec = AgentSpec(llm_ref=Ref(name=llm), system="Be brief.", mcp_servers=refs)
+    spec = AgentSpec(llm_ref=Ref(name=llm), system="Be brief.", mcp_servers=refs, **fields)
     revision = await put(store, Agent(metadata=Metadata(name=name, namespace=NAMESPACE), spec=spec))
     await say(store, "Agent", name, revision)
 
@@ -103,9 +105,10 @@ class TaskRig:
         self.window: tuple[int, ...] = ()
         self.revision = 0
 
-    async def begin(self, messages: tuple[Message, ...] = START) -> None:
+    async def begin(self, messages: tuple[Message, ...] = START, response_format: ResponseFormat | None = None) -> None:
         """Pin the conversation."""
-        await self.append(self.subjects.context, ConversationStarted(messages=messages))
+        started = ConversationStarted(messages=messages, response_format=response_format)
+        await self.append(self.subjects.context, started)
 
     async def append(self, subject: str, entry: msgspec.Struct) -> int:
         """Record an entry and let the window go on with it."""
@@ -132,7 +135,7 @@ class TaskRig:
         message = Outgoing(self.subjects.state, encode(state))
         self.revision = await self.log.write(message, expected=self.revision)
 
-    def awaiting(self, turn: int = 1, attempt: int = 1) -> AwaitingModel:
+    def awaiting(self, turn: int = 1, attempt: int = 1, tries: Tries | None = None) -> AwaitingModel:
         """The state that waits for this attempt."""
         return AwaitingModel(
             namespace=NAMESPACE,
@@ -145,11 +148,16 @@ class TaskRig:
             budget=Budget(max_turns=20),
             turn=turn,
             attempt=attempt,
+            tries=tries or Tries(),
         )
 
-    async def command(self, turn: int = 1, attempt: int = 1, headers: Mapping[str, str] | None = None) -> None:
+    async def command(
+        self, turn: int = 1, attempt: int = 1, headers: Mapping[str, str] | None = None, *, llm: str = ""
+    ) -> None:
         """Ask for the attempt, whatever the state is."""
-        command = CallModel(namespace=NAMESPACE, task=self.subjects.task, agent="helper", turn=turn, attempt=attempt)
+        command = CallModel(
+            namespace=NAMESPACE, task=self.subjects.task, agent="helper", turn=turn, attempt=attempt, llm=llm
+        )
         subject = self.subjects.model_command(turn, attempt)
         await self.log.record(Outgoing(subject, encode(command), dict(headers or {})))
 
@@ -180,16 +188,19 @@ class TaskRig:
         self.window += (entry.seq,)
         return outcome
 
+    async def compacted(self, turn: int = 1, attempt: int = 1) -> WindowCompacted:
+        """How the conversation was made shorter; the window goes on with that, as the planner lets it."""
+        entry = await self.entry(turn, attempt)
+        outcome = decode_outcome(entry.data)
+        assert isinstance(outcome, WindowCompacted), outcome
+        self.window = (entry.seq, *self.window[outcome.replaced :])
+        return outcome
+
     async def failed(self, turn: int = 1, attempt: int = 1) -> ModelFailed:
         """The failure of an attempt."""
         outcome = await self.outcome(turn, attempt)
         assert isinstance(outcome, ModelFailed), outcome
         return outcome
-
-
-def decode_outcome(data: bytes) -> Outcome:
-    """What a model event says."""
-    return decode(data, ModelFailed) if b"model.failed" in data[:100] else decode(data, ModelAnswered)
 
 
 class Faults:
