@@ -1,4 +1,4 @@
-"""The streamable HTTP transport: the SDK's, told how long to wait and how much to read, and asked what the server said.
+"""What goes over HTTP: by the SDK, which is told how long to wait and how much to read.
 
 The SDK reports every refused request in the same words; the status that a response had is kept here, for the call
 that it belongs to and for the connection's status text.
@@ -15,7 +15,7 @@ import httpx2
 from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
 
-from services.tool_executor.mcp.launch import Launch
+from services.tool_executor.mcp.launch import Launch, Redactor
 from services.tool_executor.mcp.stdio import MESSAGE_BYTES_MAX
 
 CONNECT_TIMEOUT_S = 10.0
@@ -27,6 +27,8 @@ class Answered:
 
     def __init__(self) -> None:
         self.status = 0
+        self.not_signed_in = ""
+        """Why there is no token to send, if one is needed."""
 
     @property
     def text(self) -> str:
@@ -41,20 +43,32 @@ answered: ContextVar[Answered | None] = ContextVar("holdfast_mcp_answered", defa
 
 
 @asynccontextmanager
-async def http_streams(launch: Launch) -> AsyncGenerator[TransportStreams]:
-    """A connection to a server; what is yielded goes to the SDK's session."""
-    client = httpx2.AsyncClient(
+async def http_streams(launch: Launch, redactor: Redactor) -> AsyncGenerator[TransportStreams]:
+    """A connection by streamable HTTP; what is yielded goes to the SDK's session."""
+    async with (
+        http_client(launch, redactor) as client,
+        streamable_http_client(launch.url, http_client=client, max_sse_event_size=MESSAGE_BYTES_MAX) as streams,
+    ):
+        yield streams
+
+
+def http_client(
+    launch: Launch, redactor: Redactor, kind: type[httpx2.AsyncClient] = httpx2.AsyncClient
+) -> httpx2.AsyncClient:
+    """A client of one server: with its headers, signed in as its manifest says, and wary."""
+    auth = None
+    if launch.sign_in is not None:
+        from services.tool_executor.mcp.oauth import ClientCredentials  # noqa: PLC0415 - few servers need it
+
+        auth = ClientCredentials(launch.url, launch.sign_in, redactor)
+    return kind(
+        auth=auth,
         headers={"Accept-Encoding": "identity", **launch.headers},
         timeout=httpx2.Timeout(CONNECT_TIMEOUT_S, read=launch.read_timeout_s),
         limits=httpx2.Limits(max_connections=launch.concurrency + 8, max_keepalive_connections=4),
         event_hooks={"request": [_hurry], "response": [_note]},
         follow_redirects=False,
     )
-    async with (
-        client,
-        streamable_http_client(launch.url, http_client=client, max_sse_event_size=MESSAGE_BYTES_MAX) as streams,
-    ):
-        yield streams
 
 
 async def _hurry(request: httpx2.Request) -> None:
@@ -66,26 +80,32 @@ async def _hurry(request: httpx2.Request) -> None:
 async def _note(response: httpx2.Response) -> None:
     if (note := answered.get()) is not None:
         note.status = response.status_code
+    bound(response, MESSAGE_BYTES_MAX)
+
+
+def bound(response: httpx2.Response, bytes_max: int) -> None:
+    """Have no more read of a body than `bytes_max`. A stream of events is bounded by the event, where it is read."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # What a compressed answer weighs is known only when it is unpacked.
         raise httpx2.RemoteProtocolError("the server answered in an encoding that it was not asked for")
-    if response.headers.get("content-type", "").lower().startswith("application/json"):
-        response.stream = _Bounded(response.stream)
+    if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        response.stream = _Bounded(response.stream, bytes_max)
 
 
 class _Bounded(httpx2.AsyncByteStream):
     """A body that may not be longer than one message."""
 
-    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, bytes_max: int) -> None:
         assert isinstance(stream, httpx2.AsyncByteStream)
         self._stream = stream
+        self._bytes_max = bytes_max
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
-            if size > MESSAGE_BYTES_MAX:
-                raise httpx2.StreamError(f"the answer has more than {MESSAGE_BYTES_MAX} bytes")
+            if size > self._bytes_max:
+                raise httpx2.StreamError(f"the answer has more than {self._bytes_max} bytes")
             yield chunk
 
     async def aclose(self) -> None:

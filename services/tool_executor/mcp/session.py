@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import httpx2
 import msgspec
-from mcp.client import Client, IncomingMessage, Transport
+from mcp.client import Client, IncomingMessage
+from mcp.client._transport import TransportStreams
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
@@ -36,7 +37,7 @@ from services.tool_executor.core.results import Reply, Text
 from services.tool_executor.mcp.convert import reply_of, tool_info
 from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, TimedOut
 from services.tool_executor.mcp.http import Answered, answered, http_streams
-from services.tool_executor.mcp.launch import Launch
+from services.tool_executor.mcp.launch import Launch, Redactor
 from services.tool_executor.mcp.stdio import StdioServer
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,11 @@ class Session:
     """An open session. It ends when `closed` is set, or when the block that opened it is left."""
 
     def __init__(
-        self, name: str, client: Client, launch: Launch, *, closed: asyncio.Event, doubt: asyncio.Event
+        self, name: str, client: Client, redactor: Redactor, *, closed: asyncio.Event, doubt: asyncio.Event
     ) -> None:
         self._name = name
         self._client = client
-        self._launch = launch
+        self._redactor = redactor
         self.closed = closed
         """Nothing more will come from the server."""
         self.doubt = doubt
@@ -81,7 +82,7 @@ class Session:
         self.tools, self.left_out = _that_fit([tools[name] for name in sorted(tools)])
         for tool in self.tools:
             if tool != before.get(tool.name) and (why := unusable(tool.input_schema)):
-                words = self._launch.redact(why)
+                words = self._redactor.words(why)
                 logger.warning(
                     "%s: arguments of %r are not checked: %s",
                     self._name,
@@ -137,11 +138,13 @@ class Session:
             return self._error(f"The tool answered, but not as it declares: {error}")
         finally:
             answered.reset(token)
-        return reply_of(result, self._launch.redact_result)
+        return reply_of(result, self._redactor.result)
 
     def _failure(self, error: MCPError, note: Answered) -> Reply:
         """The server's words, or the end of the connection."""
-        text = self._launch.redact(error.message)
+        text = self._redactor.words(error.message)
+        if note.not_signed_in:
+            raise NotStarted(note.not_signed_in) from error
         if error.code == CONNECTION_CLOSED and text.startswith(("Connection closed", "SSE stream")):
             self.doubt.set()
             raise Lost("the connection to the server ended") from error
@@ -162,7 +165,7 @@ class Session:
         return not self._modern and (note.status == 404 or (note.status == 400 and "session" in text.lower()))
 
     def _error(self, text: str) -> Reply:
-        return Reply(parts=(Text(self._launch.redact_result(text)),), is_error=True)
+        return Reply(parts=(Text(self._redactor.result(text)),), is_error=True)
 
     @property
     def _modern(self) -> bool:
@@ -186,7 +189,9 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
     Raises `ConnectFailed`, with a text for the server's status, when it does not come about and when it is lost.
     """
     _quiet()
-    stdio = StdioServer(launch, name) if launch.command else None
+    redactor = Redactor(launch.secrets)
+    stdio = StdioServer(launch, name, redactor) if launch.command else None
+    closed = stdio.closed if stdio else asyncio.Event()
     doubt = asyncio.Event()
     note = Answered()
     token = answered.set(note)
@@ -200,25 +205,33 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
             async with limit:
                 client = await stack.enter_async_context(
                     Client(
-                        cast("Transport", stdio.streams() if stdio else http_streams(launch)),
+                        stdio.streams() if stdio else _by_url(launch, redactor, closed),
                         client_info=Implementation(name="holdfast", version=_version()),
                         message_handler=hear,
                         cache=None,
+                        mode="legacy" if launch.sse else "auto",
                     )
                 )
                 _trust_results(client)
-                closed = stdio.closed if stdio else asyncio.Event()
-                session = Session(name, client, launch, closed=closed, doubt=doubt)
+                session = Session(name, client, redactor, closed=closed, doubt=doubt)
                 await session.load_tools()
             yield session
             lost = session.closed.is_set()
     except Exception as error:  # whatever a server, its transport or the SDK does wrong ends as this server's status
-        raise ConnectFailed(launch.redact(_why(error, stdio, note))) from error
+        raise ConnectFailed(redactor.words(_why(error, stdio, note))) from error
     else:
         if lost:
-            raise ConnectFailed(launch.redact(_why(ConnectFailed("the connection ended"), stdio, note)))
+            raise ConnectFailed(redactor.words(_why(ConnectFailed("the connection ended"), stdio, note)))
     finally:
         answered.reset(token)
+
+
+def _by_url(launch: Launch, redactor: Redactor, closed: asyncio.Event) -> AbstractAsyncContextManager[TransportStreams]:
+    if not launch.sse:
+        return http_streams(launch, redactor)
+    from services.tool_executor.mcp.sse import sse_streams  # noqa: PLC0415 - few servers need it
+
+    return sse_streams(launch, redactor, closed)
 
 
 def _trust_results(client: Client) -> None:
@@ -244,6 +257,8 @@ def _quiet() -> None:
 def _why(error: Exception, stdio: StdioServer | None, note: Answered) -> str:
     """What happened, and what the server had to say."""
     texts = list(dict.fromkeys(_text(leaf) for leaf in _leaves(error)))
+    if note.not_signed_in:
+        texts.insert(0, note.not_signed_in)
     if note.status >= 400:
         texts.append(note.text)
     if stdio is not None and stdio.last_words:

@@ -28,7 +28,7 @@ from mcp_types import jsonrpc_message_adapter
 
 from services.runtime.tasks import Tasks
 from services.tool_executor.mcp.errors import ConnectFailed
-from services.tool_executor.mcp.launch import Launch
+from services.tool_executor.mcp.launch import Launch, Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,9 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
 class StdioServer:
     """One run of a server's process."""
 
-    def __init__(self, launch: Launch, name: str) -> None:
+    def __init__(self, launch: Launch, name: str, redactor: Redactor) -> None:
         self._launch = launch
+        self._redactor = redactor
         self._name = name
         self._words: deque[str] = deque(maxlen=WORDS_MAX)
         self._process: asyncio.subprocess.Process | None = None
@@ -165,7 +166,7 @@ class StdioServer:
         stderr = cast("asyncio.StreamReader", process.stderr)
         while data := await stderr.read(8192):
             for line in data.decode(errors="replace").splitlines():
-                if words := self._launch.redact(line).strip():
+                if words := self._redactor.words(line).strip():
                     self._words.append(words[:WORD_LENGTH_MAX])
                     logger.debug("%s says: %s", self._name, words[:WORD_LENGTH_MAX])
             await asyncio.sleep(0)

@@ -29,7 +29,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CHECK_S", 0.3)
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["events", "json"])
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--sse",)], ids=["events", "json", "sse"])
 async def test_tools_are_called_over_http(record: Path, flags: tuple[str, ...]) -> None:
     with HttpKitchen(record, *flags) as server:
         async with on_bench() as bench:
@@ -55,9 +55,10 @@ async def test_a_server_gets_the_headers_that_are_declared(record: Path) -> None
             assert (await bench.call("locked__pair")).outcome == "succeeded"
 
 
-async def test_a_call_is_stopped_over_http_and_progress_heard(record: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--sse",)], ids=["events", "sse"])
+async def test_a_call_is_stopped_over_http_and_progress_heard(record: Path, flags: tuple[str, ...]) -> None:
     heard = asyncio.Event()
-    with HttpKitchen(record) as server:
+    with HttpKitchen(record, *flags) as server:
         async with on_bench() as bench:
 
             async def hear(_: object) -> None:
@@ -75,8 +76,9 @@ async def test_a_call_is_stopped_over_http_and_progress_heard(record: Path) -> N
             await until(lambda: "pour cancelled" in record_of(record), "the tool was told to stop")
 
 
-async def test_a_server_that_dies_is_noticed_and_found_again(record: Path) -> None:
-    with HttpKitchen(record) as server:
+@pytest.mark.parametrize("flags", [(), ("--sse",)], ids=["events", "sse"])
+async def test_a_server_that_dies_is_noticed_and_found_again(record: Path, flags: tuple[str, ...]) -> None:
+    with HttpKitchen(record, *flags) as server:
         async with on_bench() as bench:
             await bench.declare(http_server("kitchen", server.url))
             await bench.until_ready("kitchen")
@@ -104,6 +106,34 @@ async def test_new_tools_are_offered_when_the_server_says_so_over_http(
             await bench.until_status("kitchen", "Ready", detail=f"with {before + 1} tools")
 
 
+async def test_a_message_that_the_old_transport_refuses_ends_the_session_and_not_the_patience(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CHECK_S", 60.0)
+    busy = record.with_name("record.busy")
+    with HttpKitchen(record, "--sse") as server:
+        async with on_bench() as bench:
+            await bench.declare(http_server("kitchen", server.url))
+            await bench.until_ready("kitchen")
+            busy.touch()
+            task = await bench.ask("kitchen__effect", {"text": "stir"})
+            assert (await bench.until_result(task, within_s=5)).outcome == "unknown"
+            busy.unlink()
+            await bench.until_ready("kitchen")
+            assert (await bench.call("kitchen__effect", {"text": "pour"})).content == "pour done"
+
+
+async def test_more_than_an_event_may_hold_ends_the_session_of_the_old_transport(record: Path) -> None:
+    with HttpKitchen(record, "--sse") as server:
+        async with on_bench() as bench:
+            await bench.declare(http_server("kitchen", server.url))
+            await bench.until_ready("kitchen")
+            flood = await bench.call("kitchen__huge", {"size": 9_000_000})
+            assert flood.outcome == "failed"
+            assert "It was tried 3 times" in flood.content
+            assert (await bench.call("kitchen__pair")).outcome == "succeeded"
+
+
 async def test_a_redirect_to_another_place_does_not_get_our_headers(record: Path) -> None:
     stolen: list[bytes] = []
 
@@ -115,8 +145,9 @@ async def test_a_redirect_to_another_place_does_not_get_our_headers(record: Path
     there = trap.sockets[0].getsockname()[1]
     moved = answering(f"HTTP/1.1 307 Moved\r\nLocation: http://localhost:{there}/\r\n")
     async with trap, moved as url, on_bench(environ=ENVIRON) as bench:
-        await bench.declare(http_server("moved", url, headers=[AUTHORIZATION]))
-        await bench.until_status("moved", "Error", detail="Connection failed: ")
+        for name, path in (("moved", "/mcp"), ("moved-old", "/sse")):
+            await bench.declare(http_server(name, url.replace("/mcp", path), headers=[AUTHORIZATION]))
+            await bench.until_status(name, "Error", detail="Connection failed: ")
     assert stolen == []
 
 

@@ -25,8 +25,10 @@ from schemas.resources import (
     MCPServer,
     MCPServerSpec,
     Metadata,
+    OAuthClient,
     Ref,
     ResourceStatus,
+    SecretSource,
     ServerRef,
     ToolPolicy,
 )
@@ -123,10 +125,18 @@ def http_server(
     headers: Sequence[EnvVar] = (),
     policies: Sequence[ToolPolicy] = (),
     timeout_s: float = 20.0,
+    bearer_from: SecretSource | None = None,
+    oauth: OAuthClient | None = None,
 ) -> MCPServer:
-    """The manifest of a server that is reached by URL."""
+    """The manifest of a server that is reached by URL; by the old transport if the URL says `/sse`."""
     spec = MCPServerSpec(
-        transport="http", url=url, headers=tuple(headers), policies=tuple(policies), timeout_s=timeout_s
+        transport="sse" if url.endswith("/sse") else "http",
+        url=url,
+        headers=tuple(headers),
+        policies=tuple(policies),
+        timeout_s=timeout_s,
+        bearer_from=bearer_from,
+        oauth=oauth,
     )
     return MCPServer(metadata=Metadata(name=name), spec=spec)
 
@@ -144,7 +154,7 @@ class HttpKitchen:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self._port}/mcp"
+        return f"http://127.0.0.1:{self._port}/{'sse' if '--sse' in self._flags else 'mcp'}"
 
     def start(self) -> None:
         """Start it, on the same port as before; returns when it listens."""

@@ -1,4 +1,4 @@
-"""An MCP server by the SDK, over stdio or (with `--http PORT`) streamable HTTP; it prints its port.
+"""An MCP server by the SDK, over stdio or (with `--http PORT`) streamable HTTP or `--sse`; it prints its port.
 
 What its tools do to the world is a line in the file `$RECORD`: the tools' own record of effects.
 """
@@ -168,8 +168,8 @@ def _guarded(app: ASGIApp, *, old: bool) -> ASGIApp:
                 status = 401
             elif old and method == "server/discover":
                 status = 404
-            elif method in _refused():
-                note("busy" if method == "tools/call" else "busy list")
+            elif method in _refused() or (_refused() and scope["path"].startswith("/messages/")):
+                note("busy list" if method == "tools/list" else "busy")
                 status = 503
             elif scope["method"] == "DELETE":
                 note("goodbye")
@@ -182,20 +182,20 @@ def _guarded(app: ASGIApp, *, old: bool) -> ASGIApp:
     return guard
 
 
-async def _serve_http(port: int, *, json_response: bool, old: bool) -> None:
+async def _serve_http(port: int, *flags: str) -> None:
     import uvicorn  # noqa: PLC0415 - only for HTTP
 
     listening = socket.create_server(("127.0.0.1", port))
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
-    app = server.streamable_http_app(json_response=json_response)
-    config = uvicorn.Config(_guarded(app, old=old), log_level="warning", timeout_graceful_shutdown=1)
+    app = server.sse_app() if "--sse" in flags else server.streamable_http_app(json_response="--json" in flags)
+    config = uvicorn.Config(_guarded(app, old="--old" in flags), log_level="warning", timeout_graceful_shutdown=1)
     await uvicorn.Server(config).serve(sockets=[listening])
 
 
 if __name__ == "__main__":
     if "--http" in sys.argv:
         wanted = int(sys.argv[sys.argv.index("--http") + 1])
-        anyio.run(lambda: _serve_http(wanted, json_response="--json" in sys.argv, old="--old" in sys.argv))
+        anyio.run(_serve_http, wanted, *sys.argv)
     else:
         server.run("stdio")
