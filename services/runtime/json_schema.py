@@ -68,10 +68,11 @@ def problems(schema: dict[str, Any], value: Any, *, steps_max: int = STEPS_MAX) 
 
 def flaw_of(schema: dict[str, Any]) -> str:
     """Why nothing can be checked against `schema`, or nothing: it is no JSON Schema, or cannot be used."""
+    if not isinstance(schema.get("$schema", ""), str):
+        return "its $schema is not a string"
     try:
-        kind = validators.validator_for(schema, default=Draft202012Validator)
-        meta = cast("dict[str, Any]", kind.META_SCHEMA)
-        found = problems(meta, schema, steps_max=FLAW_STEPS_MAX)
+        meta = validators.validator_for(schema, default=Draft202012Validator).META_SCHEMA
+        found = problems(cast("dict[str, Any]", meta), schema, steps_max=FLAW_STEPS_MAX)
         if not found:
             problems(schema, {})
     except Unusable as error:

@@ -15,8 +15,8 @@ import msgspec
 from schemas.messages import AssistantMessage
 from schemas.requests import ResponseFormat
 
-STEPS_MAX = 100_000
-"""Keywords that the check of one answer may look at: some tenths of a second."""
+STEPS_MAX = 50_000
+"""Keywords that the check of one answer may look at: a quarter of a second."""
 PROBLEM_LENGTH_MAX = 4_000
 
 _FENCED = re.compile(r"```[A-Za-z]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)

@@ -27,8 +27,8 @@ OTHER_BYTE = 50
 """A byte of UTF-8 beyond ASCII: a token for a Cyrillic letter, one and a half for a Chinese character."""
 MESSAGE = 500
 """What is put around a message, a tool call or a tool."""
-TOOLS = 10_000
-"""What is put around all tools: providers tell the model how to call them."""
+TOOLS = 30_000
+"""What is put around all tools: one provider tells its models with 350 tokens how to call them."""
 IMAGE = 160_000
 """Of both families, about the most for an image that is not split up."""
 SCALE_MIN = 0.5
