@@ -27,7 +27,12 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "anyio": ("services/tool_executor/mcp/",),
     "anthropic": ("services/llm_gateway/providers/anthropic.py",),
     "attrs": ("services/runtime/json_schema.py",),
-    "httpx2": ("services/llm_gateway/providers/", "services/tool_executor/mcp/"),
+    "httpx2": (
+        "services/llm_gateway/providers/",
+        "services/runtime/egress_http.py",
+        "services/tool_executor/mcp/",
+        "services/tool_executor/toolsets/http.py",
+    ),
     "jsonschema": ("services/runtime/json_schema.py",),
     "jwt": ("services/llm_gateway/providers/google_token.py",),
     "mcp": ("services/tool_executor/mcp/",),
