@@ -17,7 +17,7 @@ from schemas.events import (
     ToolOutput,
     WindowCompacted,
 )
-from schemas.flow import NamespaceFlow, PoolFlow, Reservation, Share
+from schemas.flow import Claim, Learned, Line, NamespaceFlow, PoolFlow, Reservation, Share
 from schemas.live import TextAsked, TextSoFar
 from schemas.messages import ImagePart, SystemMessage, TextPart, ToolMessage, Usage, UserMessage
 from schemas.requests import ResponseFormat, SubmitTask, TaskSpec
@@ -99,7 +99,18 @@ HEADER: dict[str, Any] = {
     "priority": "high",
 }
 TRIES = Tries(failures=2, llm="spare", compactions=1, repairs=1, parks=3, parked_since=AT)
+LINE = Line(tail=LATER, again=LATER, claim=Claim(name="team-a/helper-task-abc.2", since=AT, tokens=1500, until=LATER))
 RESERVED = Reservation(namespace="team-a", tokens=1500, at=AT, expires=LATER, cost_usd=Decimal("0.01"))
+FLOW: dict[str, Any] = {
+    "tokens_until": LATER,
+    "requests_until": LATER,
+    "seconds": {"1772357415": (3, 4500)},
+    "under_way": {"team-a/helper-task-abc.2": RESERVED},
+    "shares": {"team-a": Share(served=1500.5, weight=2, used=AT, lines={"high": LINE})},
+    "served": 1400.25,
+    "held_until": LATER,
+    "learned": Learned(calls=40, output_tokens=310.5, output_spread=88.25, used_share=0.75, call_s=2.5),
+}
 
 _TASK_MESSAGES: tuple[msgspec.Struct, ...] = (
     Initializing(**HEADER),
@@ -222,19 +233,8 @@ _TASK_MESSAGES: tuple[msgspec.Struct, ...] = (
         priority="high",
         response_format=FORMAT,
     ),
-    PoolFlow(
-        paced_until=LATER,
-        seconds={"1772357415": (3, 4500)},
-        under_way={"team-a/helper-task-abc.2": RESERVED},
-        shares={"team-a": Share(served=1500.5, waiting_tokens=700, waiting_until=LATER, tail=LATER)},
-    ),
-    NamespaceFlow(
-        day="2026-03-01",
-        tokens=91000,
-        cost_usd=Decimal("1.25"),
-        seconds={"1772357415": (3, 4500)},
-        under_way={"team-a/helper-task-abc.2": RESERVED},
-    ),
+    PoolFlow(**FLOW),
+    NamespaceFlow(**FLOW, day="2026-03-01", tokens=91000, cost_usd=Decimal("1.25")),
 )
 
 _RESOURCES: tuple[msgspec.Struct, ...] = (
