@@ -1,6 +1,6 @@
 """The estimate of tokens: its laws, and how it compares with counts that providers have published.
 
-The counts are those of OpenAI's cookbook ("How to count tokens with tiktoken": of its tokenizers, and of the API for the
+The counts are those of OpenAI's cookbook ("How to count tokens with tiktoken": of its tokenizers, and of the API for a
 conversation) and of Anthropic's documentation ("Token counting": a tool and a question).
 """
 
