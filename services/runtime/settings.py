@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long an ended task is kept before the planner removes it, in seconds; 0: until somebody deletes it."""
     secrets_dir: str = ""
     """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
+    work_dir: str = ""
+    """Working directories of tasks, `<namespace>/<task>`; by default one of this user in the system's temporary one."""
     http_host: str = "127.0.0.1"
     http_port: int = 0
     """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""

@@ -13,17 +13,15 @@ from typing import assert_never
 
 import msgspec
 
-from schemas.resources import Agent, MCPServer, ToolInfo
+from schemas.resources import Agent, MCPServer, ToolInfo, Toolset
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, Via, agent_tools
+from schemas.toolsets import builtin_toolset
 from services.runtime.resources import Resources, tools_of
 from services.tool_executor.calls import NotNow
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.core.names import unknown_tool
-from services.tool_executor.core.policy import CallPolicy, annotated_policy, policy_of
-
-TOOLSET_CALLS_MAX = 16
-"""Calls of one toolset at once, per replica."""
+from services.tool_executor.core.policy import CallPolicy, policy_of, toolset_policy
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +94,11 @@ class Resolver:
                     raise NotNow(f"MCP server {offered.server!r} is not there any more")
                 policy, concurrency = policy_of(declared.spec, offered.info), declared.spec.concurrency
             case "Toolset":
-                policy, concurrency = annotated_policy(offered.info), TOOLSET_CALLS_MAX
+                toolset = self._resources.get(Toolset, namespace, offered.server)
+                spec = toolset.spec if toolset is not None else builtin_toolset(offered.server)
+                if spec is None:
+                    raise NotNow(f"toolset {offered.server!r} is not there any more")
+                policy, concurrency = toolset_policy(spec, offered.info), spec.concurrency
             case "Agent":  # the planner makes a task of it, unless it does not know the agent at that moment
                 raise BadArguments(f"{offered.name!r} was not done: this agent was just being changed. Call it again.")
             case _:

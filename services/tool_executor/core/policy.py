@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from schemas.resources import MCPServerSpec, ToolInfo, ToolPolicy
+from schemas.resources import MCPServerSpec, ToolInfo, ToolPolicy, ToolsetSpec
+from schemas.toolsets import toolset_timeout_s
 
 OnUncertain = Literal["fail", "retry"]
 
@@ -24,20 +25,23 @@ class CallPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 def policy_of(spec: MCPServerSpec, tool: ToolInfo) -> CallPolicy:
     """The policy of a server's tool. What the manifest leaves open is taken from the tool's annotations."""
-    stated = _stated(spec.policies, tool.name)
+    return _policy(spec.policies, tool, spec.timeout_s)
+
+
+def toolset_policy(spec: ToolsetSpec, tool: ToolInfo) -> CallPolicy:
+    """The policy of a toolset's tool, in the same way."""
+    return _policy(spec.policies, tool, toolset_timeout_s(spec, tool.name))
+
+
+def _policy(policies: tuple[ToolPolicy, ...], tool: ToolInfo, timeout_s: float) -> CallPolicy:
+    stated = _stated(policies, tool.name)
     read_only = tool.annotations.read_only if stated.read_only is None else stated.read_only
     idempotent = tool.annotations.idempotent if stated.idempotent is None else stated.idempotent
     return CallPolicy(
         repeatable=bool(read_only or idempotent),
         on_uncertain=stated.on_uncertain or "fail",
-        timeout_s=spec.timeout_s if stated.timeout_s is None else stated.timeout_s,
+        timeout_s=timeout_s if stated.timeout_s is None else stated.timeout_s,
     )
-
-
-def annotated_policy(tool: ToolInfo, timeout_s: float = 60.0) -> CallPolicy:
-    """The policy of a tool of which only its annotations speak."""
-    hints = tool.annotations
-    return CallPolicy(repeatable=bool(hints.read_only or hints.idempotent), on_uncertain="fail", timeout_s=timeout_s)
 
 
 def _stated(policies: tuple[ToolPolicy, ...], tool: str) -> ToolPolicy:

@@ -14,6 +14,11 @@ class Lost(Exception):
 class TimedOut(Exception):
     """The tool did not answer in time. It was told to stop; whether it did its work is not known."""
 
+    def __init__(self, message: str, *, so_far: str = "") -> None:
+        super().__init__(message)
+        self.so_far = so_far
+        """What it had said until then."""
+
 
 class ConnectFailed(Exception):
     """No connection came about. The text goes into the server's status."""
