@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -22,9 +22,11 @@ from schemas.resources import (
 from schemas.subjects import TaskSubjects, dead_letter
 from schemas.task import AwaitingTools, Budget, Cancelled, FinalAnswer, State, TaskHeader, Waiting
 from schemas.wire import decode
+from services.llm_gateway.core.window import Window
+from services.llm_gateway.windows import Windows
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.server import MemoryServer
-from services.runtime.ports import Outgoing
+from services.runtime.ports import Log, Outgoing
 from tests.support.gateway import (
     AT,
     NAMESPACE,
@@ -145,7 +147,7 @@ async def test_a_missing_agent_is_a_transient_failure_that_says_so(gateway: Gate
     task = await gateway.task()
     await task.ask()
     failed = await task.failed()
-    assert failed.failure == "transient"
+    assert (failed.failure, failed.cause, failed.llm) == ("transient", "other", "")
     assert failed.error == 'Agent "helper" not found'
 
 
@@ -156,7 +158,7 @@ async def test_an_llm_that_cannot_be_used_is_a_transient_failure_that_says_why(g
     task = await gateway.task()
     await task.ask()
     failed = await task.failed()
-    assert failed.failure == "transient"
+    assert (failed.failure, failed.cause, failed.llm) == ("transient", "notReady", "model")
     assert "apiKeyFrom is required" in failed.error
 
 
@@ -170,6 +172,7 @@ async def test_a_server_that_is_away_is_not_silently_left_out(gateway: GatewayRi
     await task.ask()
     failed = await task.failed()
     assert failed.error == 'MCPServer "clock" is not ready: it broke'
+    assert failed.cause == "other"
 
 
 def _ready(gateway: GatewayRig) -> bool:
@@ -237,6 +240,35 @@ async def test_a_command_for_another_attempt_than_its_subject_is_refused(gateway
     assert (await task.failed()).failure == "dead"
 
 
+async def test_a_conversation_that_was_removed_with_its_task_is_no_defect(
+    gateway: GatewayRig, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await equip(gateway)
+    task = await gateway.task()
+
+    async def removed(*_: object) -> None:
+        await task.log.purge(task.subjects.state)
+        raise LookupError("entry 1 is gone")
+
+    monkeypatch.setattr(Windows, "get", removed)
+    await task.ask()
+    await until(lambda: gateway.settled("done") == 1)
+    assert gateway.calls() == 0
+    assert await task.log.get(task.subjects.model_event(1, 1)) is None
+    assert gateway.settled("failed") == 0
+
+
+async def test_a_conversation_that_is_gone_while_its_task_waits_is_a_defect(gateway: GatewayRig) -> None:
+    await equip(gateway)
+    task = await gateway.task()
+    task.window += (999,)
+    await task.ask()
+    failed = await task.failed()
+    assert failed.failure == "dead"
+    assert gateway.settled("retried") == 2
+    assert gateway.calls() == 0
+
+
 # --- stopping, failing over -------------------------------------------------------------
 
 
@@ -251,6 +283,36 @@ async def test_a_stopped_task_has_its_call_cancelled_and_nothing_recorded(gatewa
     assert calls_under_way() == 0
     assert gateway.calls() == 0
     assert await task.log.get(task.subjects.model_event(1, 1)) is None
+
+
+async def test_a_stop_that_comes_while_the_conversation_is_read_is_not_overlooked(
+    gateway: GatewayRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await equip(gateway)
+    task = await gateway.task()
+    read = Windows.get
+
+    async def stopped_meanwhile(windows: Windows, log: Log, key: str, seqs: Sequence[int]) -> Window:
+        await task.write(cancelled(task))
+        await gateway.bus.signals.publish(task.subjects.stop, b"")
+        return await read(windows, log, key, seqs)
+
+    monkeypatch.setattr(Windows, "get", stopped_meanwhile)
+    await task.ask()
+    await until(lambda: gateway.settled("done") == 1)
+    assert gateway.settled("retried") == 1
+    assert gateway.calls() == 0
+    assert await task.log.get(task.subjects.model_event(1, 1)) is None
+
+
+async def test_a_stop_from_before_the_task_was_looked_at_delays_nothing(gateway: GatewayRig) -> None:
+    await equip(gateway)
+    task = await gateway.task()
+    await gateway.bus.signals.publish(task.subjects.stop, b"")
+    await task.ask()
+    await task.answered()
+    await until(lambda: gateway.settled("done") == 1)
+    assert gateway.settled("retried") == 0
 
 
 async def test_a_stop_signal_for_a_task_that_goes_on_only_delays_it(gateway: GatewayRig) -> None:

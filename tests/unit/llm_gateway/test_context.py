@@ -1,4 +1,4 @@
-"""Conversations that do not fit into their model's context: what is recorded, on the memory bus with scripted models."""
+"""What is recorded of conversations that do not fit into their model's context, on the memory bus."""
 
 from __future__ import annotations
 
