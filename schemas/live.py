@@ -1,7 +1,9 @@
 """What is published for watchers while it happens, and kept nowhere.
 
-A watcher may join late: every delta has its offset in the text and the attempt it belongs to, and the whole text
-is in the event that follows.
+A watcher may join late: every delta has its offset in the text and the call it belongs to, whoever makes the call says
+the text so far, and the whole text is in the event that follows. `streamed_text` puts the pieces together.
+
+Offsets count characters: Unicode code points, whatever a language's own strings count (in JavaScript: `[...text]`).
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ class TextDelta(Wire, frozen=True, kw_only=True, tag="live.delta.v1"):
     turn: int
     attempt: int
     offset: int
-    """Characters of this attempt's text before this piece."""
+    """Characters of this call's text before this piece."""
     text: str
+    begun: Instant | None = None
+    """When this call began. The same attempt is made again when its replica is lost; then the text starts again, and
+    the later one counts."""
 
 
 class TextAsked(Wire, frozen=True, kw_only=True, tag="live.text-asked.v1"):
@@ -28,15 +33,21 @@ class TextAsked(Wire, frozen=True, kw_only=True, tag="live.text-asked.v1"):
     """0: whichever turn is under way."""
     attempt: int = 0
     offset: int = 0
+    begun: Instant | None = None
+    """The call that the offset is about. Whoever makes a later one says its text from the beginning, and whoever makes
+    an earlier one says nothing."""
 
 
 class TextSoFar(Wire, frozen=True, kw_only=True, tag="live.text.v1"):
-    """The answer: the text of a call under way, from `offset` on, up to what has been published by now."""
+    """The answer: the text of a call under way from `offset` on, or as much of it as fits into a message."""
 
     turn: int
     attempt: int
     offset: int
     text: str
+    begun: Instant | None = None
+    length: int = 0
+    """Characters that were published by now: if this answer ends before, ask again from where it ends."""
 
 
 class ToolProgress(Wire, frozen=True, kw_only=True, tag="live.progress.v1"):

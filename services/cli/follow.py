@@ -1,7 +1,8 @@
 """Following a task: what was recorded, what is recorded while we look, and the text of the model as it comes.
 
 Live messages may be lost and may come before we listen, so they only say "look now"; what is told comes from the
-stream. Only the streamed text itself is taken from them, and the recorded answer fills in what was missed.
+stream. Only the streamed text itself is taken from them: what was said before we came, or was lost, is asked for, and
+the recorded answer has the last word.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from schemas.live import LiveEvent, TaskChanged, TextDelta, ToolProgress
+from schemas.events import ModelAnswered, ModelFailed, WindowCompacted
+from schemas.live import LiveEvent, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
+from schemas.streamed_text import StreamedText, TextNews, TextPiece, TextRestarted
 from schemas.subjects import TaskSubjects
-from schemas.task import Initializing, State, Terminal
-from schemas.wire import Malformed, decode
+from schemas.task import AwaitingModel, Initializing, State, Terminal
+from schemas.wire import Malformed, decode, encode
 from services.cli.history import Recorded, decoded, turns
 from services.runtime.errors import Unavailable
+from services.runtime.tasks import spawn
 
 if TYPE_CHECKING:
     from services.cli.client import Client, StoredTask
@@ -26,16 +30,10 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 """How long a lost live message can go unnoticed."""
 BACKLOG_MAX = 4096
+ANSWER_S = 1.0
+"""How long whoever makes a model call may take to say its text so far; only one replica answers, and it may be gone."""
 AWAY_MAX_S = 60.0
 """How long the bus may be away before the watcher gives up."""
-
-
-class TextPiece(msgspec.Struct, frozen=True):
-    """The next piece of a model's text, with nothing missing before it."""
-
-    turn: int
-    attempt: int
-    text: str
 
 
 class StateSeen(msgspec.Struct, frozen=True):
@@ -45,13 +43,17 @@ class StateSeen(msgspec.Struct, frozen=True):
     revision: int
 
 
+Heard = TextDelta | TextSoFar | ToolProgress | None
+"""Something live; None: there is news in the stream."""
+
+
 class BusAway(msgspec.Struct, frozen=True):
     """The bus does not answer; we go on when it does."""
 
     why: str
 
 
-Happening = Recorded | StateSeen | TextPiece | ToolProgress | BusAway
+Happening = Recorded | StateSeen | TextPiece | TextRestarted | ToolProgress | BusAway
 
 
 class Follower:
@@ -62,13 +64,15 @@ class Follower:
         self._task = task
         self._log = client.log_of(task)
         self._poll_s = poll_s
-        self._live: asyncio.Queue[LiveEvent | None] = asyncio.Queue(BACKLOG_MAX)
+        self._live: asyncio.Queue[Heard] = asyncio.Queue(BACKLOG_MAX)
+        self._early: TextDelta | TextSoFar | None = None
+        """A piece of a turn that we have not seen begin: what was recorded before it comes first."""
         self._seen: set[int] = set()
+        self._state: State | None = None
         self._revision = 0
         self._turn = 0
-        self._streamed: dict[tuple[int, int], int] = {}
-        """Characters told of each attempt's text. After a gap no more of it is told: the recorded answer has it all."""
-        self._answered: set[tuple[int, int]] = set()
+        self._text = StreamedText()
+        self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> AsyncGenerator[Happening]:
         """Everything from the beginning to the end of the task; waits for one that is not there yet."""
@@ -82,6 +86,8 @@ class Follower:
         finally:
             await stop_live()
             await stop_facts()
+            if self._asking is not None:
+                self._asking.cancel()
 
     async def _run(self) -> AsyncGenerator[Happening]:
         clock = self._client.bus.clock
@@ -110,55 +116,80 @@ class Follower:
 
     async def _pieces(self) -> AsyncGenerator[Happening]:
         """Live pieces, until something says that there is news in the stream, or it is time to look anyway."""
+        early, self._early = self._early, None
+        for news in self._text.take(early) if early is not None else ():
+            yield news
+        self._ask()
         try:
             async with asyncio.timeout(self._poll_s):
-                while True:
-                    live = await self._live.get()
-                    if isinstance(live, TextDelta):
-                        if piece := self._in_order(live):
-                            yield piece
-                    elif isinstance(live, ToolProgress):
+                while (live := await self._live.get()) is not None:
+                    if isinstance(live, ToolProgress):
                         yield live
-                    else:
+                        continue
+                    if live.turn > self._turn:
+                        self._early = live
                         return
+                    for news in self._text.take(live):
+                        yield news
+                    self._ask()
         except TimeoutError:
+            self._ask_if_awaited(self._state)  # the last piece may be lost, and nothing says so
+
+    def _ask_if_awaited(self, state: State | None) -> None:
+        if isinstance(state, AwaitingModel):
+            self._ask(self._text.following)
+
+    def _ask(self, asked: TextAsked | None = None) -> None:
+        """Ask whoever makes the model call for what we do not have of its text, if there is something."""
+        if self._asking is not None and not self._asking.done():
             return
+        if (asked := asked or self._text.missing) is not None:
+            self._asking = spawn(self._ask_for(asked), name=f"text:{self._task.task}")
+
+    async def _ask_for(self, asked: TextAsked) -> None:
+        signals = self._client.bus.signals
+        try:
+            answer = await signals.request(self._task.text, encode(asked), timeout_s=ANSWER_S)
+            said = decode(answer.data, TextSoFar)
+        except (Unavailable, Malformed):
+            return  # the call has ended, or was lost with its replica: what comes next tells
+        self._asking = None  # so that whoever takes the answer can ask for the rest at once
+        self._put(said)
 
     async def _news(self, stored: StoredTask) -> list[Happening]:
         """What the stream says that was not told yet; the state last."""
-        state = stored.state
+        state = self._state = stored.state
         now = 0 if isinstance(state, Initializing) else state.turn
-        fresh: list[Happening] = []
+        fresh: list[Recorded] = []
         if not self._seen:
             fresh += await self._beginning()
         records = await turns(self._log, self._task, self._turn, max(now, 1), at_least=stored.revision)
         fresh += [record for record in records if record.seq not in self._seen]
         self._turn = now
+        news: list[Happening] = []
         for record in fresh:
-            assert isinstance(record, Recorded)
             self._seen.add(record.seq)
-            self._close(record)
+            news += [*self._outcome(record), record]
         if stored.revision != self._revision:
+            if not self._revision:
+                self._ask_if_awaited(state)
             self._revision = stored.revision
-            fresh.append(StateSeen(state, stored.revision))
-        return fresh
+            news.append(StateSeen(state, stored.revision))
+        return news
 
     async def _beginning(self) -> list[Recorded]:
         return decoded(await self._log.last([self._task.submitted]))
 
-    def _close(self, record: Recorded) -> None:
-        tokens = record.subject.split(".")
-        if tokens[5] == "llm":
-            self._answered.add((int(tokens[6]), int(tokens[7])))
-
-    def _in_order(self, delta: TextDelta) -> TextPiece | None:
-        key = (delta.turn, delta.attempt)
-        told = self._streamed.get(key, 0)
-        if key in self._answered or not delta.offset <= told < delta.offset + len(delta.text):
-            return None
-        text = delta.text[told - delta.offset :]
-        self._streamed[key] = told + len(text)
-        return TextPiece(delta.turn, delta.attempt, text)
+    def _outcome(self, record: Recorded) -> list[TextNews]:
+        """What a recorded outcome of a model call says of its text."""
+        match record.fact:
+            case ModelAnswered(turn=turn, attempt=attempt, message=message):
+                return self._text.answered(turn, attempt, message.content)
+            case ModelFailed(turn=turn, attempt=attempt) | WindowCompacted(turn=turn, attempt=attempt):
+                self._text.failed(turn, attempt)
+                return []
+            case _:
+                return []
 
     async def _on_live(self, signal: Signal) -> None:
         try:
@@ -170,6 +201,6 @@ class Follower:
     async def _on_fact(self, _: Signal) -> None:
         self._put(None)
 
-    def _put(self, event: LiveEvent | None) -> None:
+    def _put(self, heard: Heard) -> None:
         if not self._live.full():
-            self._live.put_nowait(event)
+            self._live.put_nowait(heard)

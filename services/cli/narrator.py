@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
 from schemas.live import ToolProgress
+from schemas.streamed_text import TextPiece, TextRestarted
 from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
-from services.cli.follow import BusAway, Happening, StateSeen, TextPiece
+from services.cli.follow import BusAway, Happening, StateSeen
 from services.cli.history import Recorded
 from services.cli.text import one_line, safe, seconds_text
 
@@ -54,7 +55,7 @@ class LineNarrator:
                 lines = self._changed(state)
             case BusAway(why=why):
                 lines = [] if self._away else [f"the bus does not answer, waiting for it: {one_line(why, LINE_WIDTH)}"]
-            case TextPiece() | ToolProgress():
+            case TextPiece() | TextRestarted() | ToolProgress():
                 lines = []
         self._away = isinstance(happening, BusAway)
         for line in lines:
@@ -83,16 +84,17 @@ class LiveNarrator:
 
         self._console: Console = Console(file=stream, highlight=False)
         self._status: Status | None = None
-        self._told = ""
-        """What was streamed of the answer that is not complete yet."""
         self._midline = False
 
     def tell(self, happening: Happening) -> None:
         """Show it."""
         match happening:
             case TextPiece(text=text):
-                self._told += text
                 self._say(text)
+            case TextRestarted():
+                self._end_text()
+                self._hush()
+                self._line("! the model call is made again, and its text starts again", "yellow")
             case ToolProgress(tool=tool, progress=progress, total=total, message=message):
                 share = f" {progress:g}{f' of {total:g}' if total else ''}" if progress is not None else ""
                 self._wait(f"{tool}{share} {one_line(message, 60)}".rstrip())
@@ -113,7 +115,7 @@ class LiveNarrator:
     def _record(self, record: Recorded) -> None:
         match record.fact:
             case ModelAnswered(message=message):
-                self._answer(message.content)
+                self._end_text()
                 for call in message.tool_calls:
                     arguments = one_line(call.arguments, ARGUMENTS_WIDTH)
                     self._line(f"→ {call.name} {arguments}", "cyan")
@@ -142,15 +144,6 @@ class LiveNarrator:
                 self._wait(view.status_detail)
             case _:
                 self._hush()
-
-    def _answer(self, content: str) -> None:
-        """Complete what was streamed, or say it all if that was something else."""
-        told, self._told = self._told, ""
-        if not content.startswith(told):
-            self._end_text()
-            told = ""
-        self._say(content.removeprefix(told))
-        self._end_text()
 
     def _say(self, text: str) -> None:
         if text:

@@ -20,7 +20,7 @@ from services.llm_gateway.core.cost import priced
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import network_failure
 from services.llm_gateway.core.moments import Place
-from services.llm_gateway.deltas import Deltas
+from services.llm_gateway.deltas import Texts
 from services.llm_gateway.limits import time_limit
 from services.llm_gateway.models import Model
 from services.llm_gateway.telemetry import Observer
@@ -81,7 +81,7 @@ class Caller:
     """Makes calls. A stop signal of a task cancels its calls."""
 
     def __init__(self, signals: Signals, clock: Clock, observer: Observer) -> None:
-        self._signals = signals
+        self.texts = Texts(signals, clock)
         self._clock = clock
         self._observer = observer
         self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
@@ -168,8 +168,7 @@ class Caller:
         if not attempt.is_answer:
             return await attempt.model.provider.call(attempt.request, _unheard)
         place = attempt.place
-        deltas = Deltas(self._signals, self._clock, place.task.live, turn=place.turn, attempt=place.attempt)
-        async with deltas:
+        async with self.texts.streaming(place.task, turn=place.turn, attempt=place.attempt) as deltas:
             return await attempt.model.provider.call(attempt.request, deltas.add)
 
 

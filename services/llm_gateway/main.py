@@ -37,7 +37,7 @@ class LLMGateway:
         )
         self._calls = ModelCalls(runtime.bus, pipeline=pipeline, windows=windows, traces=runtime.traces)
         self._readiness = Readiness(runtime.resources, self._models, runtime.secrets, runtime.bus.clock)
-        self._unsubscribe: Unsubscribe | None = None
+        self._subscriptions: list[Unsubscribe] = []
 
     def subscriptions(self) -> Sequence[Subscription]:
         """The model commands of every partition."""
@@ -47,14 +47,18 @@ class LLMGateway:
         ]
 
     async def start(self) -> None:
-        """Listen for tasks that stop, and keep the LLMs' statuses."""
-        self._unsubscribe = await self._bus.signals.subscribe(subjects.STOP_ALL, self._caller.stop)
+        """Listen for tasks that stop and for watchers that join late, and keep the LLMs' statuses."""
+        for subject, handler in (
+            (subjects.STOP_ALL, self._caller.stop),
+            (subjects.TEXT_ALL, self._caller.texts.answer),
+        ):
+            self._subscriptions.append(await self._bus.signals.subscribe(subject, handler))
         self._readiness.start()
 
     async def stop(self) -> None:
         """End both, and close all clients."""
-        if self._unsubscribe is not None:
-            await self._unsubscribe()
+        while self._subscriptions:
+            await self._subscriptions.pop()()
         await self._readiness.stop()
         await self._models.close()
 

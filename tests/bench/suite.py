@@ -16,6 +16,7 @@ from tests.bench.memory import commercial_llms, idle, park
 from tests.bench.recovery import recovery
 from tests.bench.resources import TOOLS, Script, script
 from tests.bench.storage import long_script, storage
+from tests.bench.streaming import streaming
 from tests.bench.system import SERVICES, System, running_system
 from tests.bench.turns import lone, many
 
@@ -40,6 +41,7 @@ class Budget(NamedTuple):
     long_turns: int
     parked: int
     mcp_calls: int
+    streamed_calls: int
 
 
 FULL = Budget(
@@ -53,6 +55,7 @@ FULL = Budget(
     long_turns=202,
     parked=10_000,
     mcp_calls=1024,
+    streamed_calls=100,
 )
 SMOKE = Budget(
     lone_tasks=1,
@@ -65,6 +68,7 @@ SMOKE = Budget(
     long_turns=26,
     parked=20,
     mcp_calls=16,
+    streamed_calls=3,
 )
 RECOVERY_TASKS = 8
 RECOVERY_TURNS = 60
@@ -83,6 +87,7 @@ async def measure(directory: Path, budget: Budget) -> Results:
         found |= await _memory_idle(system)
         found |= await _speed(system, budget, scripts)
         found |= await _mcp(budget)
+        found |= await _streaming(system, budget)
         found |= await _storage(system, budget, scripts["long"].name)
         found |= await _parked(system, budget)
         found |= await _recovery(system, budget, scripts["slow"].name)
@@ -173,6 +178,18 @@ async def _mcp(budget: Budget) -> Results:
         "mcp_call_ms_p50": _rounded(quantile(alone.call_ms, 0.5)),
         "mcp_call_ms_p99": _rounded(quantile(alone.call_ms, 0.99)),
         "mcp_calls_per_s": _rounded(alone.calls_per_s),
+    }
+
+
+async def _streaming(system: System, budget: Budget) -> Results:
+    _say(f"the first text of {budget.streamed_calls} model calls at a watcher")
+    found = await streaming(system, calls=budget.streamed_calls)
+    first, hop = quantile(found.first_text_ms, 0.5), quantile(found.hop_ms, 0.5)
+    return {
+        "first_text_ms_p50": _rounded(first),
+        "first_text_ms_p99": _rounded(quantile(found.first_text_ms, 0.99)),
+        "hop_ms_p50": _rounded(hop),
+        "first_text_over_hop": _rounded(first / hop),
     }
 
 

@@ -23,7 +23,7 @@ from schemas.ids import (
 )
 from schemas.resources import KINDS, AgentSpec, Ref, ServerRef, ToolInfo
 from schemas.subjects import TaskSubjects, parse_resource_key, task_of
-from schemas.tools import NAME_LENGTH_MAX, Source, agent_tools, offer
+from schemas.tools import NAME_LENGTH_MAX, Source, agent_tools, delegate_tool, offer
 
 TOKENS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
 RESOURCE_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -118,7 +118,7 @@ class World(NamedTuple):
     agent: AgentSpec
     tools: dict[tuple[str, str], tuple[ToolInfo, ...]]
 
-    def tools_of(self, via: Literal["MCPServer", "Toolset"], name: str) -> tuple[ToolInfo, ...]:
+    def tools_of(self, via: Literal["MCPServer", "Toolset", "Agent"], name: str) -> tuple[ToolInfo, ...]:
         return self.tools.get((via, name), ())
 
 
@@ -139,9 +139,11 @@ SOME_TOOLS = st.lists(
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     servers, toolsets = draw(SOME_REFS), draw(SOME_REFS)
-    agent = AgentSpec(llm_ref=Ref(name="m"), system="s", mcp_servers=servers, toolsets=toolsets)
+    others = tuple(Ref(name=name) for name in draw(st.lists(RESOURCE_NAMES, max_size=3, unique=True)))
+    agent = AgentSpec(llm_ref=Ref(name="m"), system="s", mcp_servers=servers, toolsets=toolsets, sub_agents=others)
     named = [*(("MCPServer", ref.name) for ref in servers), *(("Toolset", ref.name) for ref in toolsets)]
-    return World(agent, {place: draw(SOME_TOOLS) for place in named})
+    delegates = {("Agent", ref.name): (delegate_tool(ref.name, ""),) for ref in others}
+    return World(agent, {**{place: draw(SOME_TOOLS) for place in named}, **delegates})
 
 
 def allowed(ref: ServerRef, tool: ToolInfo) -> bool:
@@ -159,6 +161,7 @@ def expected_tools(world: World) -> list[tuple[str, str, str]]:
         wanted += [("MCPExtra", ref.name, name) for name in ("list_prompts", "get_prompt") if ref.prompts]
     for ref in world.agent.toolsets:
         wanted += [("Toolset", ref.name, tool.name) for tool in world.tools["Toolset", ref.name] if allowed(ref, tool)]
+    wanted += [("Agent", "delegate_to_agent", ref.name) for ref in world.agent.sub_agents]
     return wanted
 
 
@@ -180,7 +183,7 @@ def expected_tools(world: World) -> list[tuple[str, str, str]]:
     )
 )
 def test_an_agent_is_offered_exactly_what_it_may_use_under_names_that_lead_back(world: World) -> None:
-    """Servers, what is asked of them beyond tools, and toolsets: also when their names and tools are the same."""
+    """Servers, what is asked of them beyond tools, toolsets and other agents: also with the same names."""
     table = agent_tools(world.agent, world.tools_of)
     assert sorted((tool.via, tool.server, tool.info.name) for tool in table.values()) == sorted(expected_tools(world))
     assert list(table) == sorted(table)
@@ -191,7 +194,10 @@ def test_an_agent_is_offered_exactly_what_it_may_use_under_names_that_lead_back(
 def test_whoever_offers_tools_and_whoever_runs_them_agree_in_any_order(world: World) -> None:
     other = World(
         msgspec.structs.replace(
-            world.agent, mcp_servers=world.agent.mcp_servers[::-1], toolsets=world.agent.toolsets[::-1]
+            world.agent,
+            mcp_servers=world.agent.mcp_servers[::-1],
+            toolsets=world.agent.toolsets[::-1],
+            sub_agents=world.agent.sub_agents[::-1],
         ),
         {place: tools[::-1] for place, tools in world.tools.items()},
     )

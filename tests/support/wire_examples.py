@@ -31,7 +31,7 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.flow import NamespaceFlow, PoolFlow
-from schemas.live import TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
+from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.messages import AssistantMessage, Usage
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask, TaskSpec
 from schemas.resources import (
@@ -141,6 +141,8 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     ),
     ToolOutput(content=""),
     TextAsked(),
+    HolderAsked(ledger="", result=""),
+    HolderSaid(holds="ended"),
     TextSoFar(turn=1, attempt=1, offset=0, text=""),
     Toolset(metadata=Metadata(name="clock"), spec=ToolsetSpec()),
     Quota(metadata=Metadata(name="default"), spec=QuotaSpec()),

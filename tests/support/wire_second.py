@@ -15,12 +15,13 @@ from schemas.events import (
     TaskSubmitted,
     ToolFinished,
     ToolOutput,
+    ToolStarted,
     WindowCompacted,
 )
 from schemas.flow import Claim, Learned, Line, NamespaceFlow, PoolFlow, Reservation, Share
-from schemas.live import TextAsked, TextSoFar
+from schemas.live import HolderAsked, HolderSaid, TextAsked, TextDelta, TextSoFar
 from schemas.messages import ImagePart, SystemMessage, TextPart, ToolMessage, Usage, UserMessage
-from schemas.requests import ResponseFormat, SubmitTask, TaskSpec
+from schemas.requests import ParentCall, ResponseFormat, SubmitTask, TaskSpec
 from schemas.resources import (
     LLM,
     Agent,
@@ -51,21 +52,40 @@ from schemas.resources import (
 from schemas.task import (
     AwaitingModel,
     AwaitingTools,
+    CallRef,
     Cancelled,
     Failed,
     FinalAnswer,
     Initializing,
     LLMSpend,
+    OpenCalls,
     RetryingModel,
     Spend,
     Tries,
     Waiting,
 )
-from tests.support.wire_first import AT, BUDGET, CALLS, KEY, LATER, LIMITS, META, OPEN, REFS, TASK, TRACE
+from tests.support.wire_first import AT, BUDGET, CALLS, KEY, LATER, LIMITS, META, TASK, TRACE
 from tests.support.wire_first import CONVERSATION as WITHOUT_IMAGES
 from tests.support.wire_first import HEADER as FIRST_HEADER
+from tests.support.wire_first import OPEN as FIRST_OPEN
+from tests.support.wire_first import REFS as FIRST_REFS
 from tests.support.wire_first import USAGE as FIRST_USAGE
 
+PARENT = ParentCall(
+    task="boss-task-xyz",
+    request="r1",
+    n=2,
+    tool_call_id="call_7",
+    tool="delegate_to_agent__helper",
+    answer_seq=5,
+    agents=("boss", "lead"),
+    deadline=LATER,
+)
+DELEGATED = CallRef(
+    n=3, id="call_3", tool="delegate_to_agent__writer", agent="writer", child="helper-task-abc-r2-3-0a1b2c3d"
+)
+REFS = (*FIRST_REFS, DELEGATED)
+OPEN: OpenCalls = msgspec.structs.replace(FIRST_OPEN, calls=REFS)
 PIXEL = ImagePart(media_type="image/png", data="iVBORw0KGgo=")
 PHOTO = ImagePart(url="https://images.example/cat.jpg")
 CONVERSATION = (
@@ -97,6 +117,7 @@ HEADER: dict[str, Any] = {
         by_llm={"main": SPENT, "spare": SPENT},
     ),
     "priority": "high",
+    "parent": PARENT,
 }
 TRIES = Tries(failures=2, llm="spare", compactions=1, repairs=1, parks=3, parked_since=AT)
 LINE = Line(tail=LATER, again=LATER, claim=Claim(name="team-a/helper-task-abc.2", since=AT, tokens=1500, until=LATER))
@@ -166,6 +187,7 @@ _TASK_MESSAGES: tuple[msgspec.Struct, ...] = (
         at=AT,
         traceparent=TRACE,
         parent_span=TRACE.replace("b7", "c8"),
+        parent=PARENT,
     ),
     ModelAnswered(
         turn=2,
@@ -217,11 +239,17 @@ _TASK_MESSAGES: tuple[msgspec.Struct, ...] = (
         attempt=2,
         images=(PIXEL,),
         whole="hf.0.default.msg.helper-task-abc.output.r2.1",
+        child="helper-task-abc-r2-3-0a1b2c3d",
+        spend=HEADER["spend"],
     ),
+    ToolStarted(attempt=2, replica="host-1", at=AT, lease_s=61.5, holder="hf.holder.0123456789abcdef"),
     ConversationStarted(messages=CONVERSATION, response_format=FORMAT),
     ToolOutput(content="the whole page"),
-    TextAsked(turn=2, attempt=3, offset=12),
-    TextSoFar(turn=2, attempt=3, offset=12, text="It is \u2026"),
+    TextDelta(turn=2, attempt=3, offset=12, text="It is \u2026", begun=AT),
+    TextAsked(turn=2, attempt=3, offset=12, begun=AT),
+    TextSoFar(turn=2, attempt=3, offset=12, text="It is \u2026", begun=AT, length=30),
+    HolderAsked(ledger="hf.0.default.led.t.r2.1", result="hf.0.default.evt.t.tool.r2.1", attempt=2),
+    HolderSaid(holds="unused"),
     SubmitTask(
         agent_name="helper",
         name="my-task",
@@ -330,8 +358,15 @@ _RESOURCES: tuple[msgspec.Struct, ...] = (
                     idempotent=True,
                     timeout_s=20.0,
                 ),
-                CommandTool(name="uptime", description="How long the machine has run.", command="uptime -p"),
+                CommandTool(
+                    name="count",
+                    description="Count.",
+                    command="sort | uniq -c",
+                    command_desc="What follows.",
+                    shell=True,
+                ),
             ),
+            command_options=ShellOptions(timeout_s=7.0),
             concurrency=2,
             policies=(ToolPolicy(tool="run", timeout_s=5.0),),
         ),

@@ -7,7 +7,8 @@ from textwrap import wrap
 from typing import TextIO
 
 from schemas.events import ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
-from services.cli.follow import BusAway, Happening, TextPiece
+from schemas.streamed_text import TextPiece, TextRestarted
+from services.cli.follow import BusAway, Happening
 from services.cli.history import Recorded
 from services.cli.text import one_line, safe, seconds_text
 
@@ -22,8 +23,6 @@ class Teller:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._live = self._stream.isatty()
-        self._told = ""
-        """What was streamed of the answer that is not complete yet."""
         self._midline = False
 
     def heading(self, text: str) -> None:
@@ -53,8 +52,9 @@ class Teller:
         """What happened to the task."""
         match happening:
             case TextPiece(text=text) if self._live:
-                self._told += text
                 self._say(text)
+            case TextRestarted() if self._live:
+                self.explain("the model call is made again, and its text starts again")
             case BusAway():
                 self.explain("the bus does not answer; waiting for it")
             case Recorded():
@@ -83,9 +83,9 @@ class Teller:
                 pass
 
     def _answer(self, content: str) -> None:
-        """Complete what was streamed, or say it all if that was something else."""
-        told, self._told = self._told, ""
-        self._say(content.removeprefix(told) if content.startswith(told) else f"\n{content}")
+        """The end of what was streamed, or all of it where nothing is streamed."""
+        if not self._live:
+            self._say(content)
         if self._midline:
             self._stream.write("\n")
             self._midline = False

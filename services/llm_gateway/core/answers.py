@@ -15,6 +15,7 @@ from schemas.ids import digest
 from schemas.messages import AssistantMessage, ToolCall
 from schemas.requests import FailureCause
 from services.llm_gateway.core.calls import ModelReply
+from services.llm_gateway.core.characters import mended
 
 DERIVED_ID_LENGTH = 9
 """The one length and alphabet (letters and digits) that every provider accepts; Mistral takes no other."""
@@ -46,18 +47,20 @@ def derived_id(*parts: str) -> str:
 def recorded(message: AssistantMessage, namespace: str, task: str, turn: int) -> AssistantMessage:
     """`message` with an id for each call, unique in it, and `{}` for no arguments; calls without a name are dropped.
 
-    A call without a name can be neither run nor said back to the provider.
+    A call without a name can be neither run nor said back to the provider. A character that came in halves is whole.
     """
     taken: set[str] = set()
     calls: list[ToolCall] = []
     for n, call in enumerate((call for call in message.tool_calls if call.name), start=1):
-        id_ = call.id
+        id_ = mended(call.id)
         if not id_ or id_ in taken:
-            id_ = derived_id(namespace, task, str(turn), str(n), call.id)
+            id_ = derived_id(namespace, task, str(turn), str(n), id_)
         taken.add(id_)
-        arguments = call.arguments if call.arguments.strip() else NO_ARGUMENTS
-        calls.append(msgspec.structs.replace(call, id=id_, arguments=arguments))
-    return msgspec.structs.replace(message, tool_calls=tuple(calls))
+        arguments = mended(call.arguments) if call.arguments.strip() else NO_ARGUMENTS
+        calls.append(msgspec.structs.replace(call, id=id_, name=mended(call.name), arguments=arguments))
+    return msgspec.structs.replace(
+        message, content=mended(message.content), tool_calls=tuple(calls), opaque=mended(message.opaque)
+    )
 
 
 def refusal_of(reply: ModelReply) -> Refusal | None:

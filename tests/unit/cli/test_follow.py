@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Mapping
 
 import pytest
 
-from schemas.events import ModelAnswered, ToolFinished
+from schemas import subjects
+from schemas.events import ToolFinished
 from schemas.live import TaskChanged, TextDelta
+from schemas.streamed_text import TextPiece
 from services.cli.client import Client
-from services.cli.follow import Follower, Happening, StateSeen, TextPiece
+from services.cli.follow import Follower, Happening, StateSeen
 from services.cli.history import Recorded
 from services.cli.narrator import LineNarrator, LiveNarrator
+from services.llm_gateway.deltas import Deltas, Texts
 from services.runtime.errors import Unavailable
 from services.runtime.memory.bus import MemoryBus
-from services.runtime.ports import SignalHandler, Unsubscribe
+from services.runtime.ports import Signal, SignalHandler, Unsubscribe
 from services.runtime.tasks import spawn
 from tests.support.cli import AT, CLOCK, Script, finished_task
 
 PATIENCE_S = 5.0
+AGAIN = "! the model call is made again, and its text starts again"
 
 
 class Watcher:
@@ -61,9 +66,11 @@ async def test_whoever_comes_after_the_end_is_told_everything_in_order() -> None
     told = await Watcher(bus, script).end()
     assert facts(told) == [
         "TaskSubmitted",
+        "TextPiece",
         "ModelAnswered",
         "ToolFinished",
         "ToolFinished",
+        "TextPiece",
         "ModelAnswered",
         "StateSeen",
     ]
@@ -203,7 +210,7 @@ async def test_in_a_pipe_everything_is_a_line() -> None:
         (["It is ", "noon."], "It is noon.", "It is noon.\n"),
         (["It is "], "It is noon.", "It is noon.\n"),
         ([], "It is noon.", "It is noon.\n"),
-        (["It was "], "It is noon.", "It was \nIt is noon.\n"),
+        (["It was "], "It is noon.", f"It was \n{AGAIN}\nIt is noon.\n"),
     ],
 )
 async def test_on_a_terminal_a_streamed_text_is_completed_and_not_repeated(
@@ -212,14 +219,120 @@ async def test_on_a_terminal_a_streamed_text_is_completed_and_not_repeated(
     bus = MemoryBus()
     script = Script(bus)
     await script.submit()
+    await script.call_model(1)
+    watcher = Watcher(bus, script)
+    await watcher.until(2)
+    offset = 0
+    for n, piece in enumerate(pieces, start=1):
+        await script.live(delta(piece, offset))
+        offset += len(piece)
+        await watcher.until(2 + n)
     await script.answer(1, answer)
     await script.finish(1)
     stream = io.StringIO()
     narrator = LiveNarrator(stream)
-    for piece in pieces:
-        narrator.tell(TextPiece(1, 1, piece))
-    for happening in await Watcher(bus, script).end():
-        if isinstance(happening, Recorded) and isinstance(happening.fact, ModelAnswered):
+    for happening in await watcher.end():
+        if not isinstance(happening, StateSeen):
             narrator.tell(happening)
     narrator.close()
     assert stream.getvalue() == shown
+
+
+class Gateway:
+    """Makes one model call, as far as its watchers can tell."""
+
+    def __init__(self, script: Script, *, attempt: int = 1, turn: int = 1) -> None:
+        signals, clock = script.bus.signals, script.bus.clock
+        self._script = script
+        self._texts = Texts(signals, clock)
+        self._streaming = self._texts.streaming(script.task, turn=turn, attempt=attempt)
+        self._deltas: Deltas | None = None
+        self.asked = 0
+
+    async def begin(self) -> None:
+        async def answer(signal: Signal) -> None:
+            self.asked += 1
+            await self._texts.answer(signal)
+
+        self._stop = await self._script.bus.signals.subscribe(subjects.TEXT_ALL, answer)
+        self._deltas = await self._streaming.__aenter__()
+
+    def say(self, text: str) -> None:
+        assert self._deltas is not None
+        self._deltas.add(text)
+
+    async def end(self) -> None:
+        await self._streaming.__aexit__(None, None, None)
+        await self._stop()
+
+
+async def test_whoever_joins_in_the_middle_of_an_answer_is_told_all_of_it() -> None:
+    bus = MemoryBus()
+    script = Script(bus)
+    await script.submit()
+    await script.call_model(1)
+    gateway = Gateway(script)
+    await gateway.begin()
+    gateway.say("It is ")
+    await asyncio.sleep(0)
+    watcher = Watcher(bus, script)
+    told = await watcher.until(3)
+    assert [one.text for one in told if isinstance(one, TextPiece)] == ["It is "]
+    gateway.say("noon.")
+    await watcher.until(4)
+    await gateway.end()
+    await script.answer(1, "It is noon.")
+    await script.finish(1)
+    assert [one.text for one in await watcher.end() if isinstance(one, TextPiece)] == ["It is ", "noon."]
+
+
+async def test_a_piece_that_was_lost_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = MemoryBus()
+    script = Script(bus)
+    await script.submit()
+    await script.call_model(1)
+    watcher = Watcher(bus, script)
+    await watcher.until(2)
+    gateway = Gateway(script)
+    publish = bus.signals.publish
+    lost = asyncio.Event()
+
+    async def lose(subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        if b"lost" in data and subject.startswith("hf.live."):
+            lost.set()
+        else:
+            await publish(subject, data, headers or {})
+
+    monkeypatch.setattr(bus.signals, "publish", lose)
+    await gateway.begin()
+    gateway.say("one ")
+    await watcher.until(3)
+    gateway.say("lost ")
+    await asyncio.wait_for(lost.wait(), PATIENCE_S)
+    gateway.say("three")
+    told = await watcher.until(4)
+    assert "".join(one.text for one in told if isinstance(one, TextPiece)) == "one lost three"
+    assert gateway.asked == 1
+    await gateway.end()
+    watcher.task.cancel()
+
+
+async def test_a_piece_of_the_next_turn_waits_for_what_was_recorded_before_it() -> None:
+    bus = MemoryBus()
+    script = Script(bus)
+    await script.submit()
+    await script.call_model(1)
+    watcher = Watcher(bus, script)
+    await watcher.until(2)
+    await script.live(delta("Let me ", 0))
+    await watcher.until(3)
+    answer = await script.answer(1, "Let me look.", CLOCK)
+    await script.await_tools(1, answer, CLOCK)
+    await script.result(1, 1, CLOCK)
+    await script.call_model(2)
+    await script.live(delta("Noon", 0, turn=2))
+    await watcher.until(8)
+    await script.answer(2, "Noon.")
+    await script.finish(2)
+    texts = [(one.turn, one.text) for one in await watcher.end() if isinstance(one, TextPiece)]
+    assert texts == [(1, "Let me "), (1, "look."), (2, "Noon"), (2, ".")]

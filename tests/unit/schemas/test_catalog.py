@@ -50,6 +50,7 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         TASK.timer_fired("deadline"): "timers-fired",
         TASK.live: "task-live",
         TASK.text: "task-text-asks",
+        subjects.holder("0123abcd"): "holder-asks",
         TASK.tool_output("r3", 2): "tool-outputs",
         TASK.stop: "task-stop",
         subjects.submit("team-a"): "submit-requests",
@@ -66,7 +67,7 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_namespace('team-a')}": "flow-namespaces",
     }
     assert {subject: channels_of(subject) for subject in said} == {subject: [name] for subject, name in said.items()}
-    assert {*said.values(), "replies", "task-texts"} == {channel.name for channel in CHANNELS}
+    assert {*said.values(), "replies", "task-texts", "holders"} == {channel.name for channel in CHANNELS}
 
 
 @every_channel
