@@ -26,6 +26,7 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.flow import NamespaceFlow, PoolFlow
+from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested
 from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
 from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Toolset
@@ -101,6 +102,7 @@ _DELIVERY = cast("int", "{delivery}")
 _TURN = cast("int", "{turn}")
 _ATTEMPT = cast("int", "{attempt}")
 _CALL = cast("int", "{n}")
+_QUESTION = cast("int", "{k}")
 _NAMESPACE = "{namespace}"
 _TASK = TaskSubjects(_PARTITION, _NAMESPACE, "{task}")
 _TASK_STREAM = subjects.task_stream(_PARTITION)
@@ -119,6 +121,7 @@ PLACEHOLDERS = {
     "attempt": "The attempt at the model call, from 1.",
     "request": "The batch of tool calls of one model answer: `r<turn>`.",
     "n": "The tool call's place in its answer, from 1.",
+    "k": "The question of the tool call to a person, from 1.",
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
     "holder": "A process of the tool-executor: a digest of its name and of when it was started.",
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
@@ -236,6 +239,28 @@ _TASK_CHANNELS = (
         stream=_TASK_STREAM,
     ),
     Channel(
+        name="interactions-asked",
+        address=_TASK.interaction_asked("{request}", _CALL, _QUESTION),
+        title="A person is asked for something that a tool call needs",
+        messages=(InteractionRequested,),
+        published_by=("tool-executor",),
+        consumed_by=("planner", "tool-executor", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="interactions-answered",
+        address=_TASK.interaction_answered("{request}", _CALL, _QUESTION),
+        title="The answer, or that there will be none",
+        messages=(InteractionAnswered,),
+        published_by=("planner", "tool-executor"),
+        consumed_by=("planner", "tool-executor", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
         name="tool-ledger",
         address=_TASK.ledger("{request}", _CALL),
         title="The effects ledger: a call that must not be performed twice was started",
@@ -272,8 +297,8 @@ _TASK_CHANNELS = (
     Channel(
         name="task-live",
         address=_TASK.live,
-        title="What happens in a task, for those who watch: streamed text, progress, transitions",
-        messages=(TextDelta, ToolProgress, TaskChanged),
+        title="What happens in a task, for those who watch: streamed text, progress, transitions, interactions",
+        messages=(TextDelta, ToolProgress, TaskChanged, InteractionRequested, InteractionAnswered),
         published_by=("planner", "llm-gateway", "tool-executor"),
         consumed_by=("client", "cli"),
         delivery="at-most-once",
@@ -314,7 +339,12 @@ _TASK_CHANNELS = (
 
 
 def _request_channels(verb: str, message: type[msgspec.Struct], what: str) -> tuple[Channel, Channel]:
-    stored = {"submit": subjects.submit, "cancel": subjects.cancel, "delete": subjects.delete}[verb]
+    stored = {
+        "submit": subjects.submit,
+        "cancel": subjects.cancel,
+        "delete": subjects.delete,
+        "answer": subjects.answer,
+    }[verb]
     return (
         Channel(
             name=f"{verb}-requests",
@@ -347,6 +377,7 @@ _REQUEST_CHANNELS = (
     *_request_channels("submit", SubmitTask, "Start a task"),
     *_request_channels("cancel", CancelTask, "Cancel a task"),
     *_request_channels("delete", DeleteTask, "Remove an ended task"),
+    *_request_channels("answer", AnswerInteraction, "Answer an interaction"),
     Channel(
         name="replies",
         address="",

@@ -291,6 +291,10 @@ class MCPServerSpec(Strict, frozen=True, kw_only=True):
     bearer_from: SecretSource | None = None
     """Sent as `Authorization: Bearer`."""
     oauth: OAuthClient | None = None
+    elicitation: bool = True
+    """Whether it may ask people something while one of its tools runs."""
+    elicitation_timeout_s: float = msgspec.field(default=300.0, name="elicitationTimeoutSeconds")
+    """How long they may take to answer, in seconds; then the server is told that nobody did."""
 
 
 # --- Toolset ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ that is said about the tasks of that partition:
     hf.<p>.<ns>.evt.<task>.<what...>                 a fact about a task
     hf.<p>.<ns>.msg.<task>.<what>                    a transcript entry that no event carries
     hf.<p>.<ns>.led.<task>.<request>.<n>             the effects ledger: a call was started
+    hf.<p>.<ns>.int.<task>.<request>.<n>.<k>.<what>  a person was asked (question k of a call), or has answered
 
 Requests, timers, dead letters and resources have streams of their own.
 """
@@ -22,7 +23,12 @@ PREFIX = "hf"
 # --- streams and buckets ---------------------------------------------------------------
 
 REQUESTS_STREAM = "HOLDFAST_REQUESTS"
-REQUESTS_SUBJECTS = (f"{PREFIX}.tasks.*.submit", f"{PREFIX}.tasks.*.cancel", f"{PREFIX}.tasks.*.delete")
+REQUESTS_SUBJECTS = (
+    f"{PREFIX}.tasks.*.submit",
+    f"{PREFIX}.tasks.*.cancel",
+    f"{PREFIX}.tasks.*.delete",
+    f"{PREFIX}.tasks.*.answer",
+)
 TIMERS_STREAM = "HOLDFAST_TIMERS"
 TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
@@ -149,6 +155,18 @@ class TaskSubjects(NamedTuple):
         """The effects ledger's entry for a tool call."""
         return f"{self.root}.led.{self.task}.{request}.{n}"
 
+    def interaction_asked(self, request: str, n: int, k: int) -> str:
+        """Question `k` (from 1) that call `n` of a request has for a person."""
+        return f"{self.root}.int.{self.task}.{request}.{n}.{k}.asked"
+
+    def interaction_answered(self, request: str, n: int, k: int) -> str:
+        """The one answer to it."""
+        return f"{self.root}.int.{self.task}.{request}.{n}.{k}.answered"
+
+    def interactions(self, request: str, n: int) -> str:
+        """The questions of a call and their answers (a filter)."""
+        return f"{self.root}.int.{self.task}.{request}.{n}.>"
+
     def timer(self, timer: str) -> str:
         """Where a timer is set; setting it again replaces it."""
         return f"{PREFIX}.timer.set.{self.partition}.{self.namespace}.{self.task}.{timer}"
@@ -165,7 +183,7 @@ class TaskSubjects(NamedTuple):
     @property
     def everything(self) -> tuple[str, ...]:
         """All that is stored about the task, in the order in which it is safe to purge it."""
-        kinds = ("cmd.llm", "cmd.tool", "led", "msg", "evt")
+        kinds = ("cmd.llm", "cmd.tool", "led", "int", "msg", "evt")
         return (*(f"{self.root}.{kind}.{self.task}.>" for kind in kinds), self.state)
 
     @property
@@ -182,6 +200,11 @@ class TaskSubjects(NamedTuple):
     def stop(self) -> str:
         """Ephemeral: whoever works for this task should stop."""
         return f"{PREFIX}.stop.{self.namespace}.{self.task}"
+
+
+def all_interactions(partition: int, namespace: str) -> str:
+    """The questions and answers of all tasks of a namespace in a partition (a filter)."""
+    return f"{PREFIX}.{partition}.{namespace}.int.>"
 
 
 STOP_ALL = f"{PREFIX}.stop.*.*"
@@ -206,7 +229,7 @@ def task_of(subject: str) -> TaskSubjects:
             return TaskSubjects(int(partition), namespace, task)
         case ["hf", partition, namespace, "cmd", _, task, *_]:
             return TaskSubjects(int(partition), namespace, task)
-        case ["hf", partition, namespace, "evt" | "msg" | "led", task, *_]:
+        case ["hf", partition, namespace, "evt" | "msg" | "led" | "int", task, *_]:
             return TaskSubjects(int(partition), namespace, task)
         case _:
             raise ValueError(f"{subject!r} is not a subject of a task")
@@ -230,8 +253,13 @@ def delete(namespace: str) -> str:
     return f"{PREFIX}.tasks.{namespace}.delete"
 
 
+def answer(namespace: str) -> str:
+    """Publish the answer to an interaction here."""
+    return f"{PREFIX}.tasks.{namespace}.answer"
+
+
 def ask(namespace: str, verb: str) -> str:
-    """Request-reply form of `submit`, `cancel` and `delete`: stored first, then answered."""
+    """Request-reply form of `submit`, `cancel`, `delete` and `answer`: stored first, then answered."""
     return f"{PREFIX}.ask.{namespace}.{verb}"
 
 
