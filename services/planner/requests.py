@@ -23,6 +23,7 @@ from schemas.ids import (
     derived_task_name,
     partition_of,
 )
+from schemas.interactions import AnswerInteraction
 from schemas.requests import (
     Accepted,
     CancelTask,
@@ -38,6 +39,7 @@ from schemas.requests import (
 )
 from schemas.subjects import TaskSubjects
 from schemas.wire import Malformed, decode, encode
+from services.planner.interactions import Interactions
 from services.runtime.errors import Refused, RetryLater
 from services.runtime.ports import Outgoing, Signal
 from services.runtime.telemetry.logs import log_ids
@@ -63,11 +65,13 @@ class Requests:
     def __init__(self, bus: Bus, steps: Steps) -> None:
         self._bus = bus
         self._steps = steps
+        self._interactions = Interactions(bus)
 
     async def on_request(self, inbound: Inbound) -> None:
         """A stored request: do it, and answer if an answer is wanted.
 
-        An invalid one becomes a dead letter; so does one that contradicts what is there, if nobody was told.
+        An invalid one becomes a dead letter; so does one that contradicts what is there, if nobody was told. What a
+        person said is not spread so, if they were told.
         """
         _, _, namespace, verb = inbound.subject.split(".")
         with log_ids(namespace=namespace):
@@ -79,7 +83,8 @@ class Requests:
             except Malformed as error:
                 reply = Rejected(code="malformed", error=_readable(error))
         told = await self._answer(inbound.headers.get(subjects.REPLY_TO, ""), reply)
-        if isinstance(reply, Rejected) and not (told and reply.code in ("conflict", "not_found")):
+        kept_quiet = verb == "answer" or (isinstance(reply, Rejected) and reply.code in ("conflict", "not_found"))
+        if isinstance(reply, Rejected) and not (told and kept_quiet):
             raise Refused(reply.error, code=reply.code)
 
     async def on_dead_request(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
@@ -114,6 +119,9 @@ class Requests:
                 return await self._cancel(namespace, _parse(inbound.data, CancelTask))
             case "delete":
                 return await self._delete(namespace, _parse(inbound.data, DeleteTask))
+            case "answer":
+                answer = _parse(inbound.data, AnswerInteraction)
+                return await self._interactions.answer(self._task(namespace, check_token("task", answer.task)), answer)
             case _:
                 raise InvalidRequest(f"there is no request {verb!r}")
 
@@ -190,8 +198,10 @@ def _stored_subject(namespace: str, verb: str) -> str:
             return subjects.cancel(namespace)
         case "delete":
             return subjects.delete(namespace)
+        case "answer":
+            return subjects.answer(namespace)
         case _:
-            raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel and delete")
+            raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel, delete and answer")
 
 
 def _not_found(task: TaskSubjects) -> Rejected:

@@ -1,0 +1,136 @@
+"""Answers to interactions: checked against what was asked, recorded once, and said to whoever waits for them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from schemas.interactions import (
+    BY_LENGTH_MAX,
+    CONTENT_BYTES_MAX,
+    AnswerInteraction,
+    InteractionAnswered,
+    InteractionId,
+    InteractionRequested,
+    parse_interaction_id,
+)
+from schemas.requests import Accepted, InvalidRequest, Rejected, Reply
+from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
+from schemas.wire import decode, encode
+from services.runtime.errors import RetryLater, Unavailable
+from services.runtime.ports import Outgoing
+
+if TYPE_CHECKING:
+    from schemas.subjects import TaskSubjects
+    from services.runtime.ports import Bus, Log
+
+logger = logging.getLogger(__name__)
+
+
+class Interactions:
+    """Takes answers."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def answer(self, task: TaskSubjects, request: AnswerInteraction) -> Reply:
+        """Record an answer; the same again is accepted again. Raises `InvalidRequest`."""
+        try:
+            which = parse_interaction_id(request.interaction)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        log = self._bus.log(task.partition)
+        asked = await self._asked(log, task, which)
+        if asked is None:
+            what = f"task {task.task!r} in namespace {task.namespace!r} has no interaction {request.interaction}"
+            return Rejected(code="not_found", error=what)
+        answered = InteractionAnswered(
+            namespace=task.namespace,
+            task=task.task,
+            interaction=asked.interaction,
+            action=request.action,
+            content=request.content,
+            at=self._bus.clock.now(),
+            by=request.by[:BY_LENGTH_MAX],
+        )
+        if (before := await self._before(log, task, which)) is not None:
+            return _again(before, answered)
+        if why := await self._too_late(log, task, asked):
+            return Rejected(code="conflict", error=f"interaction {asked.interaction} cannot be answered: {why}")
+        if wrong := unfit(asked, request):
+            return Rejected(code="invalid", error=wrong)
+        return await self._record(log, task, which, answered)
+
+    async def _asked(self, log: Log, task: TaskSubjects, which: InteractionId) -> InteractionRequested | None:
+        place = task.interaction_asked(*which)
+        entry = await log.get(place)
+        if entry is not None:
+            return decode(entry.data, InteractionRequested)
+        if await log.subjects(place):
+            raise RetryLater(f"interaction {which} of {task.namespace}/{task.task} is not seen yet", after_s=0.2)
+        return None
+
+    async def _before(self, log: Log, task: TaskSubjects, which: InteractionId) -> InteractionAnswered | None:
+        entry = await log.get(task.interaction_answered(*which))
+        return decode(entry.data, InteractionAnswered) if entry is not None else None
+
+    async def _too_late(self, log: Log, task: TaskSubjects, asked: InteractionRequested) -> str:
+        if asked.expires <= self._bus.clock.now():
+            return f"it expired at {asked.expires.isoformat(timespec='seconds')}"
+        entry = await log.get(task.state)
+        if entry is not None and isinstance(decode_state(entry.data), FinalAnswer | Failed | Cancelled):
+            return f"task {task.task!r} has ended"
+        return ""
+
+    async def _record(self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered) -> Reply:
+        data = encode(answered)
+        if await log.record(Outgoing(task.interaction_answered(*which), data)) is None:
+            before = await self._before(log, task, which)
+            if before is None:
+                raise RetryLater(f"the answer to {which} of {task.namespace}/{task.task} is not seen yet", after_s=0.2)
+            return _again(before, answered)
+        extra = {"action": "interaction.answered", "task": task.task}
+        logger.info("%s answered: %s", answered.interaction, answered.action, extra=extra)
+        try:
+            await self._bus.signals.publish(task.live, data)
+        except Unavailable as error:
+            logger.debug("whoever waits will look by themselves: %s", error)
+        return Accepted(namespace=task.namespace, task=task.task)
+
+
+def unfit(asked: InteractionRequested, request: AnswerInteraction) -> str:
+    """What keeps a request from answering what was asked, in a sentence; or nothing."""
+    if request.action != "accept" or asked.schema is None:
+        return "" if request.content is None else f"content goes with an accepted form only, and this is {_kind(asked)}"
+    if request.content is None:
+        return "content is required: an object that fits the schema of the interaction"
+    if len(msgspec.json.encode(request.content)) > CONTENT_BYTES_MAX:
+        return f"content has more than {CONTENT_BYTES_MAX} bytes"
+    from services.runtime.json_schema import Unusable, problems  # noqa: PLC0415 - some megabytes, and few answers
+
+    try:
+        wrong = problems(asked.schema, request.content)
+    except Unusable:
+        return ""  # whoever asked is the last judge
+    return "content does not fit the schema of the interaction:\n" + "\n".join(wrong) if wrong else ""
+
+
+def _kind(asked: InteractionRequested) -> str:
+    return "a form that is not accepted" if asked.schema is not None else "a visit to a web page"
+
+
+def _again(before: InteractionAnswered, now: InteractionAnswered) -> Reply:
+    if msgspec.structs.replace(now, at=before.at) == before:
+        return Accepted(namespace=now.namespace, task=now.task, created=False)
+    when = before.at.isoformat(timespec="seconds")
+    match before.via:
+        case "expired":
+            how = f"nobody had answered it by {when}"
+        case "withdrawn":
+            how = f"it was withdrawn at {when}, because the call that asked has ended"
+        case _:
+            who = f" by {before.by}" if before.by else ""
+            how = f"it was answered at {when}{who}: {before.action}"
+    return Rejected(code="conflict", error=f"interaction {now.interaction} cannot be answered: {how}")
