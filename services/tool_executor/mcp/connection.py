@@ -138,6 +138,19 @@ class Connection:
         progress: Progress | None = None,
     ) -> Reply:
         """Call a tool. Raises `NotStarted`, `Lost` or `TimedOut`."""
+        async with self._used() as session:
+            return await session.call(tool, arguments, timeout_s=timeout_s, meta=meta, progress=progress)
+
+    async def ask(
+        self, extra: str, arguments: Mapping[str, Any], *, timeout_s: float, meta: Mapping[str, Any]
+    ) -> Reply:
+        """Ask for resources or prompts. Raises what `call` raises."""
+        async with self._used() as session:
+            return await session.ask(extra, arguments, timeout_s=timeout_s, meta=meta)
+
+    @asynccontextmanager
+    async def _used(self) -> AsyncGenerator[Session]:
+        """The session, which is not closed in peace while it is used. Raises `NotStarted`."""
         session = self._session
         if session is None or self._stopping:
             raise NotStarted(self.detail or "the server is being started")
@@ -147,7 +160,7 @@ class Connection:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await session.call(tool, arguments, timeout_s=timeout_s, meta=meta, progress=progress)
+            yield session
         finally:
             if session.closed.is_set() and self._session is session:
                 self._gone()
@@ -245,6 +258,37 @@ class Connection:
         )
         self._on_change()
         await _any(self._wake, timeout_s=delay_s)
+
+
+class Extras:
+    """What a server has beyond its tools, called as tools are."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.slot = connection.slot
+        self.ready = connection.ready
+
+    @property
+    def detail(self) -> str:
+        """Why it cannot be called now, as far as is known."""
+        return self._connection.detail
+
+    @property
+    def calls(self) -> int:
+        """Calls of the server that run or wait for a slot."""
+        return self._connection.calls
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        meta: Mapping[str, Any],
+        progress: Progress | None = None,  # noqa: ARG002 - it is quick
+    ) -> Reply:
+        """Ask for resources or prompts. Raises `NotStarted`, `Lost` or `TimedOut`."""
+        return await self._connection.ask(tool, arguments, timeout_s=timeout_s, meta=meta)
 
 
 async def _any(*events: asyncio.Event, timeout_s: float) -> bool:

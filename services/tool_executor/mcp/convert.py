@@ -15,6 +15,7 @@ from mcp_types import (
     ImageContent,
     ResourceLink,
     TextContent,
+    TextResourceContents,
     Tool,
 )
 
@@ -46,18 +47,19 @@ def reply_of(result: CallToolResult, redact: Callable[[str], str]) -> Reply:
     """What a tool returned, its texts passed through `redact`."""
     structured = result.structured_content
     return Reply(
-        parts=tuple(_part(block, redact) for block in result.content),
+        parts=tuple(part_of(block, redact) for block in result.content),
         structured="" if structured is None else redact(json.dumps(structured, ensure_ascii=False)),
         is_error=result.is_error,
     )
 
 
-def _part(block: ContentBlock, redact: Callable[[str], str]) -> Part:
+def part_of(block: ContentBlock, redact: Callable[[str], str]) -> Part:
+    """One part of what a server said."""
     match block:
         case TextContent():
             return Text(redact(block.text))
         case ImageContent():
-            return Attachment(kind="image", mime_type=block.mime_type, size=size_of_base64(block.data))
+            return Attachment(kind="image", mime_type=block.mime_type, size=size_of_base64(block.data), data=block.data)
         case AudioContent():
             return Attachment(kind="audio", mime_type=block.mime_type, size=size_of_base64(block.data))
         case ResourceLink():
@@ -65,15 +67,16 @@ def _part(block: ContentBlock, redact: Callable[[str], str]) -> Part:
                 kind="resource link", mime_type=block.mime_type or "", size=block.size, name=str(block.uri)
             )
         case EmbeddedResource():
-            return _resource(block, redact)
+            return resource_of(block.resource, redact)
         case _:
             assert_never(block)
 
 
-def _resource(block: EmbeddedResource, redact: Callable[[str], str]) -> Attachment:
-    found = block.resource
+def resource_of(found: TextResourceContents | BlobResourceContents, redact: Callable[[str], str]) -> Attachment:
+    """A document, or a part of one."""
     mime_type, name = found.mime_type or "", str(found.uri)
     if isinstance(found, BlobResourceContents):
-        return Attachment(kind="resource", mime_type=mime_type, size=size_of_base64(found.blob), name=name)
+        data = found.blob if mime_type.startswith("image/") else ""
+        return Attachment(kind="resource", mime_type=mime_type, size=size_of_base64(found.blob), name=name, data=data)
     size = len(found.text.encode(errors="replace"))
     return Attachment(kind="resource", mime_type=mime_type, size=size, name=name, text=redact(found.text))

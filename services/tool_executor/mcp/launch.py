@@ -16,6 +16,9 @@ REDACTED_LENGTH_MIN = 4
 REDACTED_IN_RESULTS_LENGTH_MIN = 12
 """Values shorter than this are left in tools' results: they may be ordinary words."""
 
+ASK_TIMEOUT_S_MAX = 7 * 24 * 3600.0
+"""Longest wait for a person: a call holds its place, its server and its message all the time."""
+
 
 class Invalid(Exception):
     """The manifest, or a secret that it names, does not let the server start. The text goes into its status."""
@@ -73,6 +76,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     sse: bool = False
     """The URL is of the older transport."""
     sign_in: SignIn | None = None
+    asks: bool = True
+    """It may ask people while a call runs."""
+    ask_timeout_s: float = 300.0
+    """How long they may take."""
 
     def __repr__(self) -> str:
         return f"Launch({self.url or self.command[0]})"
@@ -84,7 +91,7 @@ def launch_of(spec: MCPServerSpec, secrets: Secrets) -> Launch:
     hidden: list[str] = []
     env = _values(spec.env, secrets, hidden) if spec.transport == "stdio" else {}
     longest_s = max((spec.timeout_s, *(policy.timeout_s or 0.0 for policy in spec.policies)))
-    read_timeout_s = max(300.0, 2 * longest_s + 60)
+    read_timeout_s = max(300.0, 2 * longest_s + 60, longest_s + spec.elicitation_timeout_s + 60)
     if spec.transport == "stdio":
         return Launch(command=(spec.command, *spec.args), env=env, concurrency=spec.concurrency, secrets=tuple(hidden))
     headers = _values(spec.headers, secrets, hidden)
@@ -99,6 +106,8 @@ def launch_of(spec: MCPServerSpec, secrets: Secrets) -> Launch:
         read_timeout_s=read_timeout_s,
         concurrency=spec.concurrency,
         secrets=tuple(hidden),
+        asks=spec.elicitation,
+        ask_timeout_s=spec.elicitation_timeout_s,
     )
 
 
@@ -121,6 +130,8 @@ def _check(spec: MCPServerSpec) -> None:
         raise Invalid(f"concurrency must be at least 1, got {spec.concurrency}")
     if spec.timeout_s <= 0 or any(policy.timeout_s is not None and policy.timeout_s <= 0 for policy in spec.policies):
         raise Invalid("timeoutSeconds must be greater than 0")
+    if not 0 < spec.elicitation_timeout_s <= ASK_TIMEOUT_S_MAX:
+        raise Invalid(f"elicitationTimeoutSeconds must be greater than 0 and {ASK_TIMEOUT_S_MAX:.0f} at most")
     if spec.approval_contact_channel is not None:
         raise Invalid(
             "approvalContactChannel is set, and this version cannot ask for approvals; "

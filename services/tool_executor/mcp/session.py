@@ -1,14 +1,14 @@
 """One open session with a server, by the official SDK: tools listed, calls made, changes noticed.
 
 Both eras of the protocol are spoken: a server of 2026-07-28 is asked by `server/discover`, an older one is greeted by
-`initialize`; the SDK finds out. Later features (resources, prompts, elicitation, sign-in) belong here.
+`initialize`; the SDK finds out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +38,7 @@ from services.tool_executor.mcp.convert import reply_of, tool_info
 from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, TimedOut
 from services.tool_executor.mcp.http import Answered, answered, http_streams
 from services.tool_executor.mcp.launch import Launch, Redactor
+from services.tool_executor.mcp.questions import Questions
 from services.tool_executor.mcp.stdio import StdioServer
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,19 @@ class Session:
     """An open session. It ends when `closed` is set, or when the block that opened it is left."""
 
     def __init__(
-        self, name: str, client: Client, redactor: Redactor, *, closed: asyncio.Event, doubt: asyncio.Event
+        self,
+        name: str,
+        client: Client,
+        redactor: Redactor,
+        questions: Questions,
+        *,
+        closed: asyncio.Event,
+        doubt: asyncio.Event,
     ) -> None:
         self._name = name
         self._client = client
         self._redactor = redactor
+        self._questions = questions
         self.closed = closed
         """Nothing more will come from the server."""
         self.doubt = doubt
@@ -123,13 +132,31 @@ class Session:
         progress: ProgressFnT | None = None,
     ) -> Reply:
         """Call a tool. Raises `NotStarted`, `Lost` or `TimedOut`; when it is cancelled, the server is told so."""
+        sent = cast("RequestParamsMeta", dict(meta))
+
+        async def call() -> Reply:
+            result = await self._client.call_tool(tool, dict(arguments), progress_callback=progress, meta=sent)
+            return reply_of(result, self._redactor.result)
+
+        return await self._reply(call, timeout_s)
+
+    async def ask(
+        self, extra: str, arguments: Mapping[str, Any], *, timeout_s: float, meta: Mapping[str, Any]
+    ) -> Reply:
+        """Ask for resources or prompts, by the name of a tool of ours. Raises what `call` raises."""
+        from services.tool_executor.mcp.extras import ask_extra  # noqa: PLC0415 - few agents ask
+
+        sent = cast("RequestParamsMeta", dict(meta))
+        return await self._reply(
+            lambda: ask_extra(self._client, extra, arguments, sent, self._redactor.result), timeout_s
+        )
+
+    async def _reply(self, exchange: Callable[[], Awaitable[Reply]], timeout_s: float) -> Reply:
         note = Answered()
         token = answered.set(note)
         try:
-            async with asyncio.timeout(timeout_s):
-                result = await self._client.call_tool(
-                    tool, dict(arguments), progress_callback=progress, meta=cast("RequestParamsMeta", dict(meta))
-                )
+            async with self._questions.during(timeout_s):
+                return await exchange()
         except TimeoutError as error:
             raise TimedOut(f"no answer within {timeout_s:g} s") from error
         except MCPError as error:
@@ -138,7 +165,6 @@ class Session:
             return self._error(f"The tool answered, but not as it declares: {error}")
         finally:
             answered.reset(token)
-        return reply_of(result, self._redactor.result)
 
     def _failure(self, error: MCPError, note: Answered) -> Reply:
         """The server's words, or the end of the connection."""
@@ -192,6 +218,7 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
     redactor = Redactor(launch.secrets)
     stdio = StdioServer(launch, name, redactor) if launch.command else None
     closed = stdio.closed if stdio else asyncio.Event()
+    questions = Questions(name, launch.ask_timeout_s, redactor.words)
     doubt = asyncio.Event()
     note = Answered()
     token = answered.set(note)
@@ -209,11 +236,12 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
                         client_info=Implementation(name="holdfast", version=_version()),
                         message_handler=hear,
                         cache=None,
+                        elicitation_callback=questions.answer if launch.asks else None,
                         mode="legacy" if launch.sse else "auto",
                     )
                 )
                 _trust_results(client)
-                session = Session(name, client, redactor, closed=closed, doubt=doubt)
+                session = Session(name, client, redactor, questions, closed=closed, doubt=doubt)
                 await session.load_tools()
             yield session
             lost = session.closed.is_set()

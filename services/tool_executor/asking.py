@@ -1,0 +1,218 @@
+"""Asks people what a tool's server wants to know while its call runs: on the bus, each question recorded once.
+
+    record the question  ->  wait for the answer on the log (a signal only says: look now)  ->  hand it to the server
+
+A question that nobody answers in time is answered with `cancel`, and so are the open ones when the call has ended. A
+call that is made again, because its replica was lost, asks the same again: then the question that is open counts, and
+an answer that was given is not asked for twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from schemas.interactions import (
+    InteractionAction,
+    InteractionAnswered,
+    InteractionRequested,
+    interaction_id,
+    parse_interaction_id,
+    same_question,
+)
+from schemas.wire import decode, encode
+from services.runtime.errors import Unavailable
+from services.runtime.json_schema import Unusable, problems
+from services.runtime.ports import Outgoing
+from services.runtime.telemetry.traces import trace_headers
+
+if TYPE_CHECKING:
+    from schemas.commands import RunTool
+    from schemas.interactions import AnsweredVia
+    from schemas.subjects import TaskSubjects
+    from services.runtime.ports import Bus, Signal, Unsubscribe
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+"""How long a lost signal can go unnoticed."""
+QUESTIONS_MAX = 16
+"""Of one call."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server wants to know."""
+
+    message: str
+    schema: dict[str, Any] | None = None
+    url: str = ""
+    timeout_s: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What it is told."""
+
+    action: InteractionAction
+    content: dict[str, Any] | None = None
+
+
+NO_ANSWER = Answer("cancel")
+
+
+asking: ContextVar[Asker | None] = ContextVar("holdfast_asking", default=None)
+"""Asks for the call that is being made, if somebody may be asked."""
+
+
+class Asker:
+    """Asks for one call."""
+
+    def __init__(self, bus: Bus, subjects: TaskSubjects, run: RunTool, server: str) -> None:
+        self._log = bus.log(subjects.partition)
+        self._signals = bus.signals
+        self._clock = bus.clock
+        self._subjects = subjects
+        self._run = run
+        self._server = server
+        self._asked = 0
+        self._open: set[int] = set()
+        """Questions that have no answer yet."""
+        self._ended = False
+        self._look = asyncio.Event()
+        self._deaf: Unsubscribe | None = None
+
+    @property
+    def task(self) -> str:
+        """The task that it asks for."""
+        return self._subjects.state
+
+    def start(self) -> None:
+        """The call is made, perhaps again: what it asks may have been asked before."""
+        self._asked = 0
+
+    async def ask(self, question: Question) -> Answer:
+        """Have a person answer; `NO_ANSWER` if nobody does. Raises `Unavailable` if the bus takes no question."""
+        asked = await self._record(question)
+        if asked is None:
+            logger.warning("a call asked more than %d questions", QUESTIONS_MAX, extra={"action": "interaction.many"})
+            return NO_ANSWER
+        k = parse_interaction_id(asked.interaction).k
+        self._open.add(k)
+        if self._deaf is None:
+            self._deaf = await self._signals.subscribe(self._subjects.live, self._on_live)
+        answered = await self._wait(asked, k)
+        self._open.discard(k)
+        return _answer(asked, answered)
+
+    async def end(self, *, look: bool) -> None:
+        """The call has ended: nobody needs to answer any more. With `look`, nor what another replica asked for it."""
+        self._ended = True
+        self._look.set()
+        try:
+            if self._deaf is not None:
+                await self._deaf()
+            unanswered = await self._unanswered() if look else self._open
+            for k in sorted(unanswered):
+                await self._close(k, "withdrawn")
+        except Unavailable as error:
+            logger.warning("questions were not withdrawn: %s", error, extra={"action": "interaction.late"})
+
+    async def _record(self, question: Question) -> InteractionRequested | None:
+        """Ask; or find that it was asked before. None if too much was asked."""
+        run, now = self._run, self._clock.now()
+        while self._asked < QUESTIONS_MAX:
+            self._asked += 1
+            k = self._asked
+            asked = InteractionRequested(
+                namespace=run.namespace,
+                task=run.task,
+                interaction=interaction_id(run.request, run.n, k),
+                message=question.message,
+                schema=question.schema,
+                url=question.url,
+                agent=run.agent,
+                tool=run.tool,
+                server=self._server,
+                at=now,
+                expires=now + timedelta(seconds=question.timeout_s),
+            )
+            data = encode(asked)
+            place = self._subjects.interaction_asked(run.request, run.n, k)
+            if await self._log.record(Outgoing(place, data, trace_headers())) is not None:
+                logger.info("somebody is asked: %s", asked.interaction, extra={"action": "interaction.asked"})
+                await self._signals.publish(self._subjects.live, data)
+                return asked
+            entry = await self._log.get(place)
+            before = decode(entry.data, InteractionRequested) if entry is not None else None
+            if before is not None and same_question(before, asked) and await self._still_counts(before, k):
+                return before
+        return None
+
+    async def _still_counts(self, asked: InteractionRequested, k: int) -> bool:
+        answered = await self._answered(k)
+        return asked.expires > self._clock.now() if answered is None else answered.via == "request"
+
+    async def _wait(self, asked: InteractionRequested, k: int) -> InteractionAnswered:
+        while True:
+            self._look.clear()
+            with contextlib.suppress(Unavailable):
+                if (answered := await self._answered(k)) is not None:
+                    return answered
+            left_s = (asked.expires - self._clock.now()).total_seconds()
+            if self._ended or left_s <= 0:
+                return await self._close(k, "withdrawn" if self._ended else "expired")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(POLL_S, left_s)):
+                    await self._look.wait()
+
+    async def _close(self, k: int, via: AnsweredVia) -> InteractionAnswered:
+        """Answer in nobody's name, unless somebody was quicker."""
+        run = self._run
+        answered = InteractionAnswered(
+            namespace=run.namespace,
+            task=run.task,
+            interaction=interaction_id(run.request, run.n, k),
+            action="cancel",
+            at=self._clock.now(),
+            via=via,
+        )
+        data = encode(answered)
+        place = self._subjects.interaction_answered(run.request, run.n, k)
+        if await self._log.record(Outgoing(place, data, trace_headers())) is None:
+            return await self._answered(k) or answered
+        logger.info("%s %s", answered.interaction, via, extra={"action": "interaction.closed"})
+        await self._signals.publish(self._subjects.live, data)
+        return answered
+
+    async def _answered(self, k: int) -> InteractionAnswered | None:
+        entry = await self._log.get(self._subjects.interaction_answered(self._run.request, self._run.n, k))
+        return decode(entry.data, InteractionAnswered) if entry is not None else None
+
+    async def _unanswered(self) -> set[int]:
+        run = self._run
+        entries = await self._log.last([self._subjects.interactions(run.request, run.n)])
+        found: dict[str, set[int]] = {"asked": set(), "answered": set()}
+        for entry in entries:
+            k, what = entry.subject.split(".")[-2:]
+            found[what].add(int(k))
+        return found["asked"] - found["answered"]
+
+    async def _on_live(self, _: Signal) -> None:
+        self._look.set()
+
+
+def _answer(asked: InteractionRequested, answered: InteractionAnswered) -> Answer:
+    """What the server is told; nothing that it did not ask for, whoever wrote the answer."""
+    if answered.action != "accept" or asked.schema is None:
+        return Answer(answered.action)
+    content = answered.content or {}
+    with contextlib.suppress(Unusable):
+        if wrong := problems(asked.schema, content):
+            logger.warning("an answer does not fit: %s", wrong[0], extra={"action": "interaction.unfit"})
+            return NO_ANSWER
+    return Answer("accept", content)
