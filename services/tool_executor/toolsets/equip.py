@@ -11,6 +11,7 @@ import msgspec
 
 from schemas.resources import EnvVar, ShellOptions, ToolsetSpec
 from schemas.toolsets import toolset_problems
+from services.runtime.egress import Resolve, look_up
 from services.runtime.secrets import SecretMissing, Secrets
 from services.tool_executor.core.results import Reply
 from services.tool_executor.toolsets.job import CannotRun, Job
@@ -30,6 +31,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Sandbox
     hidden: tuple[str, ...] = ()
     blank: tuple[str, ...] = ()
+    resolve: Resolve = look_up
 
 
 def kept_from_commands(settings: Settings, work_root: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -52,7 +54,9 @@ def equip(spec: ToolsetSpec, secrets: Secrets, machine: Machine) -> Run:
         from services.tool_executor.toolsets import http  # noqa: PLC0415 - loaded where it is used
 
         headers, hidden = _values(spec.http.headers, secrets)
-        requester = http.Requester(options=spec.http, headers=headers, secrets=hidden, egress=http.egress_of(spec.http))
+        requester = http.Requester(
+            options=spec.http, headers=headers, secrets=hidden, egress=http.egress_of(spec.http, machine.resolve)
+        )
         return partial(http.run_request, requester)
     if spec.files is not None:
         from services.tool_executor.toolsets.files import run_files  # noqa: PLC0415 - loaded where it is used

@@ -17,6 +17,7 @@ from schemas.resources import Toolset, ToolsetSpec
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
 from schemas.toolsets import builtin_toolset, toolset_tools
+from services.runtime.egress import Resolve, look_up
 from services.runtime.tasks import Tasks
 from services.tool_executor.core.policy import toolset_policy
 from services.tool_executor.core.results import Reply
@@ -40,14 +41,16 @@ END_S = 10.0
 class Toolsets:
     """The toolsets of all namespaces, declared and built in."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, sandbox: Sandbox | None = None, resolve: Resolve = look_up) -> None:
         self._bus = runtime.bus
+        self._resolve = resolve
         self._resources = runtime.resources
         self._secrets = runtime.secrets
         self._directories = WorkDirs(runtime.settings.work_dir)
         self._kept = kept_from_commands(runtime.settings, str(self._directories.root))
         self._slots: dict[ServerKey, Slots] = {}
-        self._sandbox: asyncio.Task[Sandbox] | None = None
+        self._sandbox = sandbox
+        self._looking = asyncio.Lock()
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -71,10 +74,11 @@ class Toolsets:
 
     async def machine(self) -> Machine:
         """What this machine offers; found out once."""
-        if self._sandbox is None:
-            self._sandbox = self._tasks.spawn(detect(), name="toolsets:sandbox")
+        async with self._looking:
+            if self._sandbox is None:
+                self._sandbox = await detect()
         hidden, blank = self._kept
-        return Machine(sandbox=await asyncio.shield(self._sandbox), hidden=hidden, blank=blank)
+        return Machine(sandbox=self._sandbox, hidden=hidden, blank=blank, resolve=self._resolve)
 
     async def run(self, spec: ToolsetSpec, task: TaskSubjects, job: Job) -> Reply:
         """Carry out a call of a task. Raises `TimedOut`, `Lost` and `Unavailable`."""

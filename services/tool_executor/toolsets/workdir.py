@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.runtime.errors import Unavailable
+
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 60.0
@@ -90,7 +92,10 @@ class WorkDirs:
     async def sweep_for_ever(self, born_at: BornAt, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Remove what is over, every minute."""
         while True:
-            await self.sweep(born_at)
+            try:
+                await self.sweep(born_at)
+            except (Unavailable, OSError) as error:
+                logger.warning("working directories: %s", error, extra={"action": "workdir.left"})
             await sleep(SWEEP_S)
 
     async def sweep(self, born_at: BornAt) -> None:
