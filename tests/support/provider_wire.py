@@ -1,14 +1,21 @@
 """What the two provider families say on the wire, and what they refuse, as their servers do it.
 
 `chat_*` is OpenAI's chat completions, `messages_*` Anthropic's messages. Streams are lists of server-sent events;
-errors have the providers' own shapes and words.
+errors have the providers' own shapes and words. Requests are read by the types of the providers' SDKs, strictly: what
+is no field there is refused, but for what servers of open models have beside them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+
+from tests.support.sdk_types import problems
 
 Json = dict[str, Any]
 
@@ -131,27 +138,17 @@ def chat_problem(body: Json) -> Json | None:
                 f"'tool_call_id'. The following tool_call_ids did not have response messages: {', '.join(open_calls)}"
             )
         open_calls = [call["id"] for call in message.get("tool_calls", ())]
-    unknown = body.keys() - _CHAT_FIELDS
-    if unknown:
-        return chat_error(f"Unrecognized request argument supplied: {min(unknown)}")
+    for problem in problems(body, CompletionCreateParamsStreaming):
+        if not _EXTENSION.fullmatch(problem):
+            return chat_error(f"Unrecognized request argument supplied, or of a wrong type: {problem}")
     return None
 
 
-_CHAT_FIELDS = {
-    "model",
-    "messages",
-    "tools",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "max_tokens",
-    "max_completion_tokens",
-    "top_k",
-    "random_seed",
-}
+_EXTENSION = re.compile(
+    r"\$\.(top_k|random_seed): .* no such field"
+    r"|\$\.messages\[\d+\]\.(reasoning_content|reasoning_details|tool_calls\[\d+\]\.extra_content): .* no such field"
+)
+"""What compatible servers have beside OpenAI."""
 
 # --- messages ---------------------------------------------------------------------------
 
@@ -227,10 +224,12 @@ def messages_problem(body: Json, version: str) -> Json | None:
     """Why Anthropic refuses a request, or None."""
     if "max_tokens" not in body:
         return messages_error("invalid_request_error", "max_tokens: Field required")
-    if version > "2023-06-01" and (refused := body.keys() & {"temperature", "top_p", "top_k"}):
-        return messages_error("invalid_request_error", f"{min(refused)}: Extra inputs are not permitted")
-    if unknown := body.keys() - _MESSAGES_FIELDS:
-        return messages_error("invalid_request_error", f"{min(unknown)}: Extra inputs are not permitted")
+    sampling: set[str] = set() if version > "2023-06-01" else {"temperature", "top_p", "top_k"}
+    rest = {name: value for name, value in body.items() if name not in sampling}
+    if found := problems(rest, MessageCreateParamsStreaming):
+        return messages_error("invalid_request_error", f"{found[0]}: Extra inputs are not permitted")
+    if problem := _thinking_problem(body) or _cache_problem(body):
+        return messages_error("invalid_request_error", problem)
     wanted: list[str] = []
     for at, message in enumerate(body["messages"]):
         if problem := _content_problem(at, message, wanted):
@@ -244,7 +243,9 @@ def _content_problem(at: int, message: Json, wanted: list[str]) -> str:
     if not blocks:
         return f"messages.{at}: all messages must have non-empty content"
     texts = [block["text"] for block in blocks if block["type"] == "text"]
-    texts += [block["content"] for block in blocks if "content" in block]
+    for block in blocks:
+        within = block.get("content", [])
+        texts += [within] if isinstance(within, str) else [part["text"] for part in within if part["type"] == "text"]
     if not all(text.strip() for text in texts):
         return "messages: text content blocks must be non-empty"
     answered = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
@@ -263,4 +264,45 @@ def _content_problem(at: int, message: Json, wanted: list[str]) -> str:
     return ""
 
 
-_MESSAGES_FIELDS = {"model", "messages", "system", "tools", "max_tokens", "stream", "temperature", "top_p", "top_k"}
+def _thinking_problem(body: Json) -> str:
+    thinking: Json = body.get("thinking", {})
+    if not thinking:
+        return ""
+    if thinking["budget_tokens"] < 1024:
+        return "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"
+    if body["max_tokens"] <= thinking["budget_tokens"]:
+        return "`max_tokens` must be greater than `thinking.budget_tokens`."
+    if body.get("temperature", 1) != 1:
+        return "`temperature` may only be set to 1 when thinking is enabled."
+    if "top_k" in body:
+        return "`top_k` must be unset when thinking is enabled."
+    messages: list[Json] = body["messages"]
+    under_way: list[Json] = []
+    for message in reversed(messages):
+        if message["role"] == "user" and any(block["type"] != "tool_result" for block in message["content"]):
+            break
+        under_way.append(message)
+    if under_way and (kind := under_way[-1]["content"][0]["type"]) not in ("thinking", "redacted_thinking"):
+        return f"Expected `thinking` or `redacted_thinking`, but found `{kind}`."
+    return ""
+
+
+def _cache_problem(body: Json) -> str:
+    marks = json.dumps(body).count('"cache_control"')
+    return f"A maximum of 4 blocks with cache_control may be provided. Found {marks}." if marks > 4 else ""
+
+
+def unmarked(body: Json) -> Json:
+    """A request without the marks of the cache."""
+
+    def without(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: without(inner) for key, inner in value.items() if key != "cache_control"}  # pyright: ignore[reportUnknownVariableType]  # any JSON
+            case list():
+                return [without(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]  # any JSON
+            case _:
+                return value
+
+    stripped: Json = without(body)
+    return stripped

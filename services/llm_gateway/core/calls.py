@@ -35,6 +35,8 @@ class ModelReply(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     """The model, in the provider's words."""
     finish_reason: str = ""
+    finish_detail: str = ""
+    """What the provider says of it, for people."""
     response_id: str = ""
 
 
@@ -48,6 +50,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     usage: Usage = Usage()
     """What the provider said it used before it failed."""
+    throttled: bool = False
+    """It was not made: a limit of ours leaves no room."""
 
 
 class CallFailed(Exception):

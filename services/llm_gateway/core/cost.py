@@ -20,6 +20,13 @@ def priced(usage: Usage, pricing: Pricing | None) -> Usage:
     if pricing is None:
         return usage
     cached = min(usage.cached_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     cached_price = pricing.input if pricing.cached_input is None else pricing.cached_input
-    total = (usage.input_tokens - cached) * pricing.input + cached * cached_price + usage.output_tokens * pricing.output
+    write_price = pricing.input if pricing.cache_write is None else pricing.cache_write
+    total = (
+        (usage.input_tokens - cached - written) * pricing.input
+        + cached * cached_price
+        + written * write_price
+        + usage.output_tokens * pricing.output
+    )
     return msgspec.structs.replace(usage, cost_usd=(total / MILLION).quantize(RESOLUTION, rounding=ROUND_UP))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from schemas.resources import LLMSpec, Number, OpenAIOptions, VertexOptions
+from schemas.resources import AnthropicOptions, LLMSpec, Number, OpenAIOptions, VertexOptions
 
 Family = Literal["openai", "anthropic", "scripted"]
 """Which SDK speaks to it."""
@@ -35,6 +35,9 @@ TELEMETRY_NAMES = {
 AZURE_TELEMETRY_NAME = "azure.ai.openai"
 AZURE_MAX_COMPLETION_TOKENS_SINCE = "2024-09"
 
+THINKING_TOKENS_MIN = 1024
+THINKING_TOP_P_MIN = 0.95
+
 _VERTEX_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 
 
@@ -43,7 +46,7 @@ class BadSpec(ValueError):
 
 
 class Parameters(NamedTuple):
-    """The numbers that are sent with a call; None is not sent."""
+    """What is sent with every call; None and empty are not sent."""
 
     temperature: float | None
     top_p: float | None
@@ -51,6 +54,18 @@ class Parameters(NamedTuple):
     frequency_penalty: float | None
     presence_penalty: float | None
     max_tokens: int | None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    thinking_budget_tokens: int | None = None
+    """Anthropic: how many tokens it may think."""
+    prompt_caching: bool = True
+    """Anthropic: whether what stays the same is marked."""
+
+    def output_tokens_max(self, budget: int | None) -> int | None:
+        """The limit of an answer: the resource's or what a task's budget leaves, whichever is less."""
+        limits = [limit for limit in (self.max_tokens, budget) if limit is not None]
+        return min(limits, default=None)
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +116,27 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """Anthropic has none."""
         return self.family != "anthropic"
 
+    @property
+    def takes_seed(self) -> bool:
+        """Anthropic has none."""
+        return self.family != "anthropic"
+
+    @property
+    def takes_image_results(self) -> bool:
+        """Whether a tool's result may hold images; elsewhere they are said by the user after it.
+
+        OpenAI takes text only there; Mistral takes images, and no user message after a result.
+        """
+        return self.family == "anthropic" or self.provider == "mistral"
+
+    @property
+    def takes_format_with_tools(self) -> bool:
+        """Whether a model that is held to a format may still call tools.
+
+        Servers of open models and Google's compatible endpoint force every answer into the format, or refuse both.
+        """
+        return self.azure is not None or (self.official and self.provider in ("openai", "anthropic"))
+
 
 def endpoint_of(spec: LLMSpec) -> Endpoint:
     """The endpoint of an LLM; raises `BadSpec`."""
@@ -134,8 +170,10 @@ def endpoint_of(spec: LLMSpec) -> Endpoint:
 
 
 def parameters_of(spec: LLMSpec) -> Parameters:
-    """The numbers of an LLM; raises `BadSpec` for what is none."""
+    """What an LLM's calls are sent; raises `BadSpec` for what no provider could take."""
     given = spec.parameters
+    options = spec.anthropic if spec.provider == "anthropic" and spec.anthropic is not None else AnthropicOptions()
+    _check_thinking(options.thinking_budget_tokens, given.max_tokens)
     return Parameters(
         temperature=_number("temperature", given.temperature),
         top_p=_number("topP", given.top_p),
@@ -143,18 +181,40 @@ def parameters_of(spec: LLMSpec) -> Parameters:
         frequency_penalty=_number("frequencyPenalty", given.frequency_penalty),
         presence_penalty=_number("presencePenalty", given.presence_penalty),
         max_tokens=given.max_tokens,
+        stop=given.stop,
+        seed=_seed(spec),
+        reasoning_effort=given.reasoning_effort,
+        thinking_budget_tokens=options.thinking_budget_tokens,
+        prompt_caching=options.prompt_caching,
     )
 
 
+def sampling(parameters: Parameters) -> dict[str, float]:
+    """The sampling that Anthropic is sent. A model that thinks takes only a top-p, and only near to 1."""
+    numbers = {"temperature": parameters.temperature, "top_p": parameters.top_p, "top_k": parameters.top_k}
+    if parameters.thinking_budget_tokens is not None:
+        top_p = parameters.top_p
+        numbers = {"top_p": top_p if top_p is not None and top_p >= THINKING_TOP_P_MIN else None}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
 def unsent(endpoint: Endpoint, parameters: Parameters) -> tuple[str, ...]:
-    """The parameters that are set and that this provider does not have."""
-    names: list[str] = []
-    if parameters.top_k is not None and not endpoint.takes_top_k:
-        names.append("topK")
-    if not endpoint.takes_penalties:
-        names += ["frequencyPenalty"] if parameters.frequency_penalty is not None else []
-        names += ["presencePenalty"] if parameters.presence_penalty is not None else []
-    return () if endpoint.family == "scripted" else tuple(names)
+    """The parameters that are set and that this provider does not take."""
+    lacking: list[tuple[str, object, bool]] = [
+        ("topK", parameters.top_k, endpoint.takes_top_k),
+        ("frequencyPenalty", parameters.frequency_penalty, endpoint.takes_penalties),
+        ("presencePenalty", parameters.presence_penalty, endpoint.takes_penalties),
+        ("seed", parameters.seed, endpoint.takes_seed),
+    ]
+    if endpoint.family == "anthropic":
+        sent = sampling(parameters)
+        lacking[0] = ("topK", parameters.top_k, "top_k" in sent)
+        lacking += [
+            ("temperature", parameters.temperature, "temperature" in sent),
+            ("topP", parameters.top_p, "top_p" in sent),
+        ]
+    names = tuple(name for name, value, taken in lacking if value is not None and not taken)
+    return () if endpoint.family == "scripted" else names
 
 
 def timeout_s_of(spec: LLMSpec) -> float:
@@ -169,6 +229,23 @@ def timeout_s_of(spec: LLMSpec) -> float:
     if not limit_s > 0:
         raise BadSpec(f"parameters.timeoutSeconds is {limit_s:g}; it must be more than 0")
     return limit_s
+
+
+def _check_thinking(budget: int | None, max_tokens: int | None) -> None:
+    if budget is None:
+        return
+    if budget < THINKING_TOKENS_MIN:
+        raise BadSpec(f"anthropic.thinkingBudgetTokens is {budget}; it must be {THINKING_TOKENS_MIN} at least")
+    if max_tokens is not None and max_tokens <= budget:
+        raise BadSpec(
+            f"parameters.maxTokens is {max_tokens}; it must be more than anthropic.thinkingBudgetTokens ({budget}), "
+            "which counts towards it"
+        )
+
+
+def _seed(spec: LLMSpec) -> int | None:
+    own = spec.mistral.random_seed if spec.provider == "mistral" and spec.mistral is not None else None
+    return spec.parameters.seed if own is None else own
 
 
 def _check_azure(azure: OpenAIOptions, base_url: str | None) -> None:

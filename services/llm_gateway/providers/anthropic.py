@@ -14,10 +14,11 @@ import httpx2
 import msgspec
 
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
-from services.llm_gateway.core.endpoints import timeout_s_of
+from services.llm_gateway.core.endpoints import sampling, timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after
 from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
-from services.llm_gateway.providers.messages_format import Answer, Incomplete, request_body, sampling
+from services.llm_gateway.providers.messages_answer import Answer, Incomplete
+from services.llm_gateway.providers.messages_format import request_body
 from services.llm_gateway.providers.words import said
 
 if TYPE_CHECKING:

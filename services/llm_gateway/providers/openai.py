@@ -17,7 +17,8 @@ from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, Mod
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after, stream_failure
 from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
-from services.llm_gateway.providers.chat_format import Answer, Incomplete, request_body
+from services.llm_gateway.providers.chat_answer import Answer, Incomplete
+from services.llm_gateway.providers.chat_format import extra_body, request_body
 from services.llm_gateway.providers.words import said
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class OpenAIModel:
             stream = cast(
                 "AsyncStream[ChatCompletionChunk]",
                 await self._client.chat.completions.create(
-                    **body, extra_body=self._extra_body(), extra_headers=self._headers
+                    **body,
+                    extra_body=extra_body(setup.endpoint, setup.parameters) or None,
+                    extra_headers=self._headers,
                 ),
             )
             async with stream:
@@ -77,15 +80,6 @@ class OpenAIModel:
     async def close(self) -> None:
         """Close the client's connections."""
         await self._client.close()
-
-    def _extra_body(self) -> dict[str, Any] | None:
-        extra: dict[str, Any] = {}
-        if self._setup.parameters.top_k is not None and self._setup.endpoint.takes_top_k:
-            extra["top_k"] = self._setup.parameters.top_k
-        mistral = self._setup.spec.mistral
-        if self._name == "mistral" and mistral is not None and mistral.random_seed is not None:
-            extra["random_seed"] = mistral.random_seed
-        return extra or None
 
     def _failure(self, error: Exception, answer: Answer | None) -> Failure:
         key = self._setup.api_key

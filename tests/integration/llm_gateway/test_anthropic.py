@@ -28,6 +28,7 @@ from tests.support.provider_wire import (
     messages_error,
     messages_stream,
     sse,
+    unmarked,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -64,7 +65,7 @@ async def fail(task: TaskRig) -> ModelFailed:
 
 async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: GatewayRig, server: ProviderServer) -> None:
     task = await task_on(gateway, server)
-    pricing = Pricing(input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"))
+    pricing = Pricing(input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"), cache_write=Decimal("2.5"))
     plain = spec_of(server)
     await apply_llm(
         gateway.store,
@@ -76,7 +77,8 @@ async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: Gatew
     assert (answer.model, answer.finish_reason, answer.llm) == ("claude-test-1", "end_turn", "model")
     usage = answer.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (120, 30, 90)
-    assert usage.cost_usd == (30 * Decimal(2) + 90 * Decimal("0.5") + 30 * Decimal(8)) / 1_000_000
+    assert usage.cache_write_tokens == 10
+    assert usage.cost_usd == (20 * Decimal(2) + 10 * Decimal("2.5") + 90 * Decimal("0.5") + 30 * Decimal(8)) / 1_000_000
     assert request.headers["authorization"] == "Bearer sk-right"
     assert request.headers["x-api-key"] == "sk-right"
 
@@ -86,10 +88,10 @@ async def test_what_is_not_set_is_not_sent_but_for_the_limit_that_must_be(
 ) -> None:
     task = await task_on(gateway, server)
     _, request = await ask(task, server)
-    assert request.body == {
+    assert unmarked(request.body) == {
         "model": "claude-test",
         "max_tokens": 16384,
-        "system": "Be brief.",
+        "system": [{"type": "text", "text": "Be brief."}],
         "messages": [{"role": "user", "content": [{"type": "text", "text": "What time is it?"}]}],
         "tools": [{"name": "clock__now", "description": "The time in a zone.", "input_schema": SCHEMA}],
         "stream": True,
@@ -142,7 +144,7 @@ async def test_parallel_calls_go_round_with_all_results_in_one_message(
     await task.tool_result("r1", 2, "toolu_b", " \n", failed=True)
     answer, request = await ask(task, server, 2)
     assert answer.message.content == "Both done."
-    assert request.body["messages"][1:] == [
+    assert unmarked(request.body)["messages"][1:] == [
         {
             "role": "assistant",
             "content": [
