@@ -29,6 +29,7 @@ from services.runtime.ports import Signal
 from services.runtime.tasks import spawn
 
 if TYPE_CHECKING:
+    from services.llm_gateway.flow.control import FlowControl, Passage
     from services.runtime.ports import Clock, Signals
 
 logger = logging.getLogger(__name__)
@@ -70,20 +71,18 @@ class Asked(NamedTuple):
     latency_s: float
 
 
-class Ended(NamedTuple):
-    """How a call ended, and how long the provider took."""
-
-    result: ModelReply | Failure
-    latency_s: float
+Ended = Asked | Failure | RetryLater
+"""How a call ended, or why it was not made."""
 
 
 class Caller:
     """Makes calls. A stop signal of a task cancels its calls."""
 
-    def __init__(self, signals: Signals, clock: Clock, observer: Observer) -> None:
+    def __init__(self, signals: Signals, clock: Clock, observer: Observer, flow: FlowControl) -> None:
         self.texts = Texts(signals, clock)
         self._clock = clock
         self._observer = observer
+        self._flow = flow
         self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
         self._stops: dict[tuple[str, str], float] = {}
         """When tasks were stopped, on the event loop's clock, the oldest first."""
@@ -91,16 +90,17 @@ class Caller:
     async def ask(self, attempt: Attempt) -> Asked:
         """What the model answers. Every provider call goes through here.
 
-        Raises `CallFailed`, or `RetryLater` if the task was stopped meanwhile.
+        Raises `CallFailed`, also for a call that is not made because a limit leaves no room; or `RetryLater` if the
+        task was stopped meanwhile or the limits cannot be looked at.
         """
-        with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
-            result, latency_s = await self._stoppable(attempt)
-            if isinstance(result, Failure):
-                observed.failed(result, latency_s)
-                raise CallFailed(result)
-            reply = _finished(attempt, result)
-            observed.answered(reply, latency_s)
-            return Asked(reply, latency_s)
+        ended = await self._stoppable(attempt)
+        match ended:
+            case Asked():
+                return ended
+            case Failure():
+                raise CallFailed(ended)
+            case RetryLater():
+                raise ended
 
     async def stop(self, signal: Signal) -> None:
         """A task was cancelled or has failed: whoever calls a model for it may stop."""
@@ -141,11 +141,30 @@ class Caller:
         return call.result()
 
     async def _in_turn(self, attempt: Attempt) -> Ended:
-        """Ask when a slot is free; the wait for it is not the provider's latency."""
-        async with attempt.model.slots:
+        """Ask when a slot is free and the limits leave room."""
+        try:
+            async with attempt.model.slots, self._flow.admitted(attempt) as passage:
+                return await self._observed(passage)
+        except CallFailed as refused:
+            return refused.failure
+        except RetryLater as later:
+            return later
+
+    async def _observed(self, passage: Passage) -> Asked:
+        """The call itself; no wait for it is the provider's latency."""
+        attempt = passage.attempt
+        with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
+            observed.parked(passage.parked_s)
             started = self._clock.now()
             result = await self._ask(attempt)
-            return Ended(result, (self._clock.now() - started).total_seconds())
+            passage.ended(result)
+            latency_s = (self._clock.now() - started).total_seconds()
+            if isinstance(result, Failure):
+                observed.failed(result, latency_s)
+                raise CallFailed(result)
+            reply = _finished(attempt, result)
+            observed.answered(reply, latency_s)
+            return Asked(reply, latency_s)
 
     async def _ask(self, attempt: Attempt) -> ModelReply | Failure:
         provider = attempt.llm.spec.provider

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from schemas import subjects
 from services.llm_gateway.agents import Agents
 from services.llm_gateway.caller import Caller
+from services.llm_gateway.flow.control import FlowControl
 from services.llm_gateway.handlers import ModelCalls
 from services.llm_gateway.models import Models
 from services.llm_gateway.pipeline import Pipeline
@@ -26,7 +27,9 @@ class LLMGateway:
     def __init__(self, runtime: Runtime) -> None:
         self._bus = runtime.bus
         self._models = Models(runtime.secrets, runtime.bus.clock)
-        self._caller = Caller(runtime.bus.signals, runtime.bus.clock, Observer(runtime.metrics, runtime.traces))
+        self._flow = FlowControl(runtime.bus, runtime.resources, runtime.secrets, runtime.metrics)
+        observer = Observer(runtime.metrics, runtime.traces)
+        self._caller = Caller(runtime.bus.signals, runtime.bus.clock, observer, self._flow)
         windows = Windows()
         pipeline = Pipeline(
             runtime.bus,
@@ -60,6 +63,7 @@ class LLMGateway:
         while self._subscriptions:
             await self._subscriptions.pop()()
         await self._readiness.stop()
+        await self._flow.close()
         await self._models.close()
 
 

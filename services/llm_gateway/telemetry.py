@@ -32,6 +32,11 @@ class Observed:
         self._provider = provider
         self._span = span
 
+    def parked(self, parked_s: float) -> None:
+        """It waited so long for limits of ours before it was made."""
+        if parked_s > 0:
+            self._span["holdfast.parked_s"] = round(parked_s, 3)
+
     def answered(self, reply: ModelReply, latency_s: float) -> None:
         """It brought an answer."""
         self._span["gen_ai.response.model"] = reply.model or None

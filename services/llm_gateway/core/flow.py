@@ -12,8 +12,9 @@ import msgspec
 
 from schemas.flow import Flow, Learned, Reservation
 from schemas.resources import LLMLimits
+from services.llm_gateway.core.budget import estimated_usd
 from services.llm_gateway.core.lines import LEARNED_AFTER, Ask, Parked, give_back, park, serve, standing_of
-from services.llm_gateway.core.meter import Look, Need, Wanting, correct, cost_of, take, tidied
+from services.llm_gateway.core.meter import Look, Need, Wanting, correct, cost_of, take, tidied, uncounted
 
 F = TypeVar("F", bound=Flow)
 
@@ -68,9 +69,16 @@ def admit(flow: F, limits: LLMLimits, ask: Ask, now: datetime) -> tuple[F, Admit
     if wanting is not None:
         return park(flow, standing, wanting)
     flow = take(serve(flow, standing), limits, Need(tokens, 1), now)
-    kept = Reservation(namespace=ask.namespace, tokens=tokens, at=now, expires=ask.expires, cost_usd=ask.cost_usd)
+    cost = estimated_usd(ask.input_tokens, tokens - ask.input_tokens, ask.pricing)
+    kept = Reservation(namespace=ask.namespace, tokens=tokens, at=now, expires=ask.expires, cost_usd=cost)
     flow = msgspec.structs.replace(flow, under_way={**flow.under_way, ask.name: kept})
     return flow, Admitted(ask.name, now, tokens)
+
+
+def undo(flow: F, limits: LLMLimits, admitted: Admitted, now: datetime) -> F:
+    """The call was not made after all."""
+    flow = settle(flow, limits, admitted, 0, now)
+    return uncounted(flow, limits, admitted.at, now)
 
 
 def settle(flow: F, limits: LLMLimits, admitted: Admitted, used_tokens: int | None, now: datetime) -> F:

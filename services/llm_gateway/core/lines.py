@@ -16,14 +16,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from schemas.flow import Claim, Flow, Line, Share
 from schemas.requests import Priority
-from schemas.resources import LLMLimits
+from schemas.resources import LLMLimits, Pricing
 from services.llm_gateway.core.meter import Need, Reason, Wanting, cost_of
 
 F = TypeVar("F", bound=Flow)
@@ -74,7 +73,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = "normal"
     weight: int = 1
     """Of its namespace."""
-    cost_usd: Decimal = Decimal(0)
+    pricing: Pricing | None = None
 
 
 class Parked(NamedTuple):

@@ -146,6 +146,13 @@ def correct(flow: F, limits: LLMLimits, at: datetime, tokens: int, now: datetime
     return msgspec.structs.replace(flow, tokens_until=until)
 
 
+def uncounted(flow: F, limits: LLMLimits, at: datetime, now: datetime) -> F:
+    """What is used after a request that was let through `at` was not made."""
+    flow = _counted(flow, at, requests=-1, tokens=0)
+    until = _later(flow.requests_until, -cost_of(flow, limits, Need(0, 1)).requests, now)
+    return msgspec.structs.replace(flow, requests_until=until)
+
+
 def tidied(flow: F, now: datetime) -> F:
     """Without the seconds that count no more."""
     oldest = now.timestamp() - WINDOW_S
@@ -164,10 +171,10 @@ def _drain(ahead_of_time_s: float, cost: float, kept: float, ahead_s: float, rea
 def _counted(flow: F, at: datetime, *, requests: int, tokens: int) -> F:
     second = str(int(at.timestamp()))
     before = flow.seconds.get(second)
-    if before is None and tokens < 0:
+    if before is None and (requests < 0 or tokens < 0):
         return flow  # counts no more
     had_requests, had_tokens = before or (0, 0)
-    after = (had_requests + requests, max(had_tokens + tokens, 0))
+    after = (max(had_requests + requests, 0), max(had_tokens + tokens, 0))
     return msgspec.structs.replace(flow, seconds={**flow.seconds, second: after})
 
 

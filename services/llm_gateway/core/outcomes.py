@@ -40,7 +40,7 @@ def failed(place: Place, llm: LLM, failure: Failure, *, at: datetime) -> ModelFa
     return ModelFailed(
         turn=place.turn,
         attempt=place.attempt,
-        failure="transient" if failure.transient else "refused",
+        failure="throttled" if failure.throttled else "transient" if failure.transient else "refused",
         error=failure.error,
         at=at,
         status=failure.status,

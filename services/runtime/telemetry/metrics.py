@@ -81,6 +81,24 @@ class Metrics:
             ["provider"],
             registry=r,
         )
+        self.model_waits = Counter(
+            "holdfast_model_waits_total",
+            "Model calls that were not made because a limit of ours left no room, by what was full.",
+            ["reason"],
+            registry=r,
+        )
+        self.model_parked = Histogram(
+            "holdfast_model_parked_seconds",
+            "Time that a model call which had to wait for limits of ours has waited.",
+            registry=r,
+            buckets=SECONDS,
+        )
+        self.limit_refusals = Counter(
+            "holdfast_model_limit_refusals_total",
+            "Model calls that were refused before they were made, by the budget or limit that has no room.",
+            ["reason"],
+            registry=r,
+        )
         self.tool_seconds = Histogram(
             "holdfast_tool_call_seconds", "Time of a tool call, by outcome.", ["outcome"], registry=r, buckets=SECONDS
         )

@@ -1,0 +1,1 @@
+"""Flow control: the limits that all replicas share, over the bus."""
