@@ -10,17 +10,31 @@ from hypothesis import strategies as st
 from schemas.commands import CallModel
 from schemas.events import ModelFailure, ToolFinished
 from schemas.messages import Usage
-from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, Initializing, State, decode_state
+from schemas.requests import FailureCause
+from schemas.task import (
+    AwaitingModel,
+    AwaitingTools,
+    Cancelled,
+    Failed,
+    FinalAnswer,
+    Initializing,
+    RetryingModel,
+    State,
+    Waiting,
+    decode_state,
+)
 from schemas.task_view import describe_state
 from schemas.wire import encode
-from services.planner.core.inputs import AgentReady, AgentUnready, Input, Submitted, Undeliverable
+from services.planner.core.inputs import AgentReady, AgentUnready, Input, ModelCompacted, Submitted, Undeliverable
 from services.planner.core.machine import Impossible, transition
 from services.planner.core.outstanding import outstanding, timers
+from services.planner.core.policy import ATTEMPTS_MAX, COMPACTIONS_MAX, REPAIRS_MAX
 from tests.support.playbook import (
     TASK,
     answered,
     at,
     cancel,
+    compacted,
     deadline,
     failed,
     pinned,
@@ -34,8 +48,10 @@ from tests.support.playbook import (
 def one_input(draw: st.DrawFn) -> Input:
     """Anything that may happen to a task, in any order and at any time."""
     seconds = draw(st.floats(0, 120))
-    turn, attempt = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    match draw(st.integers(0, 10)):
+    turn, attempt = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    llm = draw(st.sampled_from(["own", "other"]))
+    usage = Usage(input_tokens=3, output_tokens=2)
+    match draw(st.integers(0, 12)):
         case 0:
             return submitted(deadline_s=60)
         case 1:
@@ -47,23 +63,43 @@ def one_input(draw: st.DrawFn) -> Input:
         case 4 | 5:
             tools = draw(st.lists(st.sampled_from(["a__x", "b__y"]), max_size=3))
             text = draw(st.sampled_from(["", "text"]))
-            usage = Usage(input_tokens=3, output_tokens=2)
-            return answered(turn, *tools, text=text, attempt=attempt, seconds=seconds, usage=usage)
-        case 6:
+            invalid = draw(st.sampled_from(["", "", "it is not JSON"]))
+            return answered(
+                turn, *tools, text=text, attempt=attempt, seconds=seconds, usage=usage, llm=llm, invalid=invalid
+            )
+        case 6 | 11:
             failure: ModelFailure = draw(st.sampled_from(FAILURES))
-            return failed(turn, failure, attempt=attempt, seconds=seconds)
+            fallback = draw(st.sampled_from(["", "other"]))
+            cause = draw(st.sampled_from(CAUSES))
+            wait_s = draw(st.none() | st.floats(0, 90))
+            return failed(
+                turn,
+                failure,
+                attempt=attempt,
+                seconds=seconds,
+                llm=llm,
+                cause=cause,
+                usage=draw(st.sampled_from([Usage(), usage])),
+                fallback=fallback,
+                retry_after_s=wait_s,
+            )
         case 7:
             return results(turn, *draw(st.lists(st.integers(11, 99), max_size=3)), seconds=seconds)
         case 8:
             return retry(seconds)
         case 9:
             return deadline(seconds)
+        case 12:
+            spent = draw(st.sampled_from([Usage(), usage]))
+            replaced = draw(st.integers(0, 4))
+            return compacted(turn, replaced, attempt=attempt, seconds=seconds, usage=spent, llm=llm)
         case _:
             gone: list[Input] = [cancel(seconds), Undeliverable(subject=TASK.cancel, error="x", at=at(seconds))]
             return draw(st.sampled_from(gone))
 
 
-FAILURES: tuple[ModelFailure, ...] = ("transient", "refused", "dead")
+FAILURES: tuple[ModelFailure, ...] = ("transient", "transient", "throttled", "refused", "dead")
+CAUSES: tuple[FailureCause, ...] = ("overloaded", "contextTooLong", "quotaExhausted", "maxTokens", "namespaceQuota")
 histories = st.lists(one_input(), max_size=25)
 FIRST = submitted(deadline_s=60)
 TERMINAL = (FinalAnswer, Failed, Cancelled)
@@ -119,12 +155,37 @@ def test_the_same_input_twice_is_the_same_as_once(history: list[Input], index: i
 
 
 @given(histories)
-def test_what_is_spent_only_grows_and_the_window_is_never_shortened(history: list[Input]) -> None:
+def test_what_is_spent_only_grows_and_is_all_known_by_llm(history: list[Input]) -> None:
     states = run(history)
     for before, after in pairwise(states):
         assert after.spend.model_calls >= before.spend.model_calls
         assert after.spend.input_tokens >= before.spend.input_tokens
-        assert after.window[: len(before.window)] == before.window
+        assert sum(one.model_calls for one in after.spend.by_llm.values()) == after.spend.model_calls
+        assert sum(one.input_tokens for one in after.spend.by_llm.values()) == after.spend.input_tokens
+
+
+@given(histories)
+def test_a_window_only_grows_unless_a_recorded_step_replaces_its_beginning(history: list[Input]) -> None:
+    state: State = transition(None, FIRST)
+    for happened in history:
+        try:
+            after = transition(state, happened)
+        except Impossible:
+            continue
+        if isinstance(happened, ModelCompacted) and after.window != state.window:
+            assert after.window == (happened.seq, *state.window[happened.event.replaced :])
+        else:
+            assert after.window[: len(state.window)] == state.window
+        state = after
+
+
+@given(histories)
+def test_what_is_tried_in_a_turn_is_bounded(history: list[Input]) -> None:
+    for state in run(history):
+        if isinstance(state, AwaitingModel | RetryingModel | Waiting):
+            assert state.tries.failures < ATTEMPTS_MAX
+            assert state.tries.compactions <= COMPACTIONS_MAX
+            assert state.tries.repairs <= REPAIRS_MAX
 
 
 @given(histories)

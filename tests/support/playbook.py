@@ -5,9 +5,16 @@ from __future__ import annotations
 import difflib
 from datetime import UTC, datetime, timedelta
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, ModelFailure, TaskSubmitted
-from schemas.messages import AssistantMessage, ToolCall, Usage
-from schemas.requests import Limits, TaskSpec
+from schemas.events import (
+    CancelRequested,
+    ModelAnswered,
+    ModelFailed,
+    ModelFailure,
+    TaskSubmitted,
+    WindowCompacted,
+)
+from schemas.messages import AssistantMessage, ToolCall, Usage, UserMessage
+from schemas.requests import FailureCause, Limits, TaskSpec
 from schemas.subjects import TaskSubjects
 from schemas.task import Budget, State
 from services.planner.core.inputs import (
@@ -16,6 +23,7 @@ from services.planner.core.inputs import (
     DeadlinePassed,
     Input,
     ModelCallFailed,
+    ModelCompacted,
     ModelReplied,
     RetryDue,
     Submitted,
@@ -65,6 +73,8 @@ def answered(
     attempt: int = 1,
     usage: Usage | None = None,
     seconds: float = 2,
+    llm: str = "",
+    invalid: str = "",
 ) -> ModelReplied:
     """The model answered, with calls of `tools`."""
     calls = tuple(ToolCall(id=f"call-{turn}-{n}", name=tool, arguments="{}") for n, tool in enumerate(tools, start=1))
@@ -74,6 +84,8 @@ def answered(
         message=AssistantMessage(content=text, tool_calls=calls),
         usage=usage or Usage(),
         at=at(seconds),
+        llm=llm,
+        invalid=invalid,
     )
     return ModelReplied(seq=seq, subject=TASK.model_event(turn, attempt), event=event)
 
@@ -87,8 +99,12 @@ def failed(
     status: int | None = None,
     retry_after_s: float | None = None,
     seconds: float = 2,
+    llm: str = "",
+    cause: FailureCause = "other",
+    usage: Usage | None = None,
+    fallback: str = "",
 ) -> ModelCallFailed:
-    """A model call failed."""
+    """A model call failed; the agent has `fallback` for that."""
     event = ModelFailed(
         turn=turn,
         attempt=attempt,
@@ -97,8 +113,38 @@ def failed(
         status=status,
         retry_after_s=retry_after_s,
         at=at(seconds),
+        llm=llm,
+        cause=cause,
+        usage=usage or Usage(),
     )
-    return ModelCallFailed(subject=TASK.model_event(turn, attempt), event=event)
+    return ModelCallFailed(subject=TASK.model_event(turn, attempt), event=event, fallback=fallback)
+
+
+def compacted(
+    turn: int,
+    replaced: int,
+    *,
+    attempt: int = 1,
+    seq: int = 50,
+    usage: Usage | None = None,
+    seconds: float = 2,
+    llm: str = "",
+) -> ModelCompacted:
+    """The first `replaced` entries of the conversation were replaced."""
+    event = WindowCompacted(
+        turn=turn,
+        attempt=attempt,
+        policy="summarize",
+        replaced=replaced,
+        messages=(UserMessage(content="in short"),),
+        tokens_before=900,
+        tokens_after=300,
+        at=at(seconds),
+        reason="too long",
+        usage=usage or Usage(),
+        llm=llm,
+    )
+    return ModelCompacted(seq=seq, subject=TASK.model_event(turn, attempt), event=event)
 
 
 def results(turn: int, *seqs: int, seconds: float = 3) -> ToolsAnswered:
