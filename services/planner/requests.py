@@ -33,6 +33,7 @@ from schemas.requests import (
     RefusalCode,
     Rejected,
     Reply,
+    ResponseFormat,
     SubmitTask,
     TaskSpec,
     check_task_input,
@@ -239,6 +240,7 @@ def _checked(request: SubmitTask) -> TaskSpec:
     check_task_input(request.user_message, request.context_window)
     _check_limits(request.limits)
     _check_labels(request.labels)
+    _check_response_format(request.response_format)
     return TaskSpec(
         agent=request.agent_name,
         user_message=request.user_message,
@@ -249,6 +251,15 @@ def _checked(request: SubmitTask) -> TaskSpec:
         priority=request.priority,
         response_format=request.response_format,
     )
+
+
+def _check_response_format(response_format: ResponseFormat | None) -> None:
+    if response_format is None:
+        return
+    from services.runtime.json_schema import flaw_of  # noqa: PLC0415 - some MB that few requests need
+
+    if flaw := flaw_of(response_format.schema):
+        raise InvalidRequest(f"responseFormat.schema cannot be used: {flaw}")
 
 
 def _check_labels(labels: dict[str, str]) -> None:

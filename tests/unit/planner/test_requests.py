@@ -85,6 +85,10 @@ async def test_a_contradiction_that_nobody_is_told_of_is_a_dead_letter() -> None
         (b'{"agentName": "helper", "userMessage": "a", "name": "a.b"}', "name 'a.b'"),
         (b'{"agentName": "helper", "userMessage": "a", "limits": {"maxTurns": 0}}', "limits.maxTurns is 0"),
         (b'{"agentName": "helper", "userMessage": "a", "limits": {"maxTruns": 1}}', "unknown field `maxTruns`"),
+        (
+            b'{"agentName": "helper", "userMessage": "a", "responseFormat": {"schema": {"type": "objekt"}}}',
+            "responseFormat.schema cannot be used: it is no JSON Schema",
+        ),
     ],
 )
 async def test_an_invalid_request_is_told_exactly_what_is_wrong(request_: bytes, error: str) -> None:
