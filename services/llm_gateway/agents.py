@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
+from schemas.fallbacks import next_llm
 from schemas.resources import LLM, Agent, ResourceStatus
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, Source, agent_sources, offer
@@ -57,17 +58,22 @@ class Agents:
     async def equip(self, namespace: str, name: str, llm: str = "") -> Equipped:
         """What the agent calls its model with, or the LLM that stands in for its own.
 
-        Raises `NotReady` after a short wait for what is just changing.
+        Raises `NotReady`, after a short wait for what is just changing unless another LLM stands in for it.
         """
         try:
             return self._look(namespace, name, llm)
-        except NotReady:
-            pass
+        except NotReady as problem:
+            if self._has_fallback(namespace, name, problem):
+                raise
         try:
             async with time_limit(self._clock, SETTLE_S):
                 return await self._wait(namespace, name, llm)
         except TimeoutError:
             return self._look(namespace, name, llm)
+
+    def _has_fallback(self, namespace: str, name: str, problem: NotReady) -> bool:
+        agent = self._resources.get(Agent, namespace, name)
+        return bool(problem.llm and agent is not None and next_llm(agent.spec, problem.llm, "notReady"))
 
     async def _wait(self, namespace: str, name: str, llm: str) -> Equipped:
         while True:

@@ -194,7 +194,10 @@ async def test_after_the_last_fallback_the_task_waits_and_begins_with_its_own_mo
         assert named == ["own", "second", "third", "own"]
 
 
-async def test_an_agent_whose_own_model_is_not_ready_works_by_a_fallback_for_that() -> None:
+async def test_an_agent_whose_own_model_is_not_ready_works_by_a_fallback_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.llm_gateway.agents.SETTLE_S", 600.0)
     async with on_stage(BOTH) as (stage, _):
         await helper(stage, unusable("own"), saying("other"), fallbacks=(fallback("other", "notReady"),))
         task = await stage.submit()
