@@ -1,15 +1,15 @@
 """Anthropic's models, through its SDK.
 
-The SDK's own retries and spans are off. Two versions of the API are spoken: the newest, which the SDK sends, refuses
-sampling parameters; so does not the one before, which is named when the resource sets any, and to servers that are
-compatible with Anthropic, because that is what they implement.
+The SDK's own retries and spans are off, and it takes nothing from the process's environment (see `environment.py`).
+Two versions of the API are spoken: the newest, which the SDK sends, refuses sampling parameters; so does not the one
+before, which is named when the resource sets any, and to servers that are compatible with Anthropic, because that is
+what they implement.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import anthropic
 import httpx2
 import msgspec
 
@@ -17,9 +17,13 @@ from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, Mod
 from services.llm_gateway.core.endpoints import sampling, timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after
 from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
+from services.llm_gateway.providers.environment import LOG_LEVELS, PREFIXES, hidden
 from services.llm_gateway.providers.messages_answer import Answer, Incomplete
 from services.llm_gateway.providers.messages_format import request_body
 from services.llm_gateway.providers.words import said
+
+with hidden(*LOG_LEVELS):
+    import anthropic
 
 if TYPE_CHECKING:
     from anthropic import AsyncStream
@@ -53,13 +57,14 @@ class AnthropicModel:
         self._setup = setup
         self._sampling = sampling(setup.parameters)
         self._headers = _headers(setup, with_sampling=bool(self._sampling))
-        self._client = anthropic.AsyncAnthropic(
-            api_key=setup.api_key or NO_KEY,
-            base_url=setup.endpoint.base_url,
-            max_retries=0,
-            timeout=anthropic.Timeout(timeout_s_of(setup.spec), connect=CONNECT_TIMEOUT_S),
-            open_telemetry=False,
-        )
+        with hidden(*PREFIXES):
+            self._client = anthropic.AsyncAnthropic(
+                api_key=setup.api_key or NO_KEY,
+                base_url=setup.endpoint.base_url,
+                max_retries=0,
+                timeout=anthropic.Timeout(timeout_s_of(setup.spec), connect=CONNECT_TIMEOUT_S),
+                open_telemetry=False,
+            )
 
     async def call(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """One streamed message."""

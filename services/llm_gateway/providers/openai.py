@@ -1,7 +1,7 @@
 """Models that are reached by OpenAI's chat completions, through its SDK: OpenAI, Azure, and what is compatible.
 
 The SDK's own retries are off: a failure is recorded, and the planner decides about the next attempt. Nothing is taken
-from the environment that belongs to another account than the LLM's own: organization and project are the resource's.
+from the process's environment (see `environment.py`): organization, address and headers are the resource's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-import openai
 
 from schemas.messages import Usage
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
@@ -19,7 +18,11 @@ from services.llm_gateway.core.failures import http_failure, network_failure, re
 from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
 from services.llm_gateway.providers.chat_answer import Answer, Incomplete
 from services.llm_gateway.providers.chat_format import extra_body, request_body
+from services.llm_gateway.providers.environment import LOG_LEVELS, PREFIXES, hidden
 from services.llm_gateway.providers.words import said
+
+with hidden(*LOG_LEVELS):
+    import openai
 
 if TYPE_CHECKING:
     from openai import AsyncStream
@@ -109,27 +112,23 @@ def make(setup: Setup) -> OpenAIModel:
 
 
 def _client(setup: Setup) -> openai.AsyncOpenAI:
-    endpoint = setup.endpoint
+    endpoint, options = setup.endpoint, setup.spec.openai
     common: dict[str, Any] = {
         "max_retries": 0,
         "timeout": openai.Timeout(timeout_s_of(setup.spec), connect=CONNECT_TIMEOUT_S),
+        "organization": options.organization if options is not None else None,
     }
-    client: openai.AsyncOpenAI
-    if endpoint.azure is None:
-        client = openai.AsyncOpenAI(api_key=_credential(setup), base_url=endpoint.base_url, **common)
-    else:
+    with hidden(*PREFIXES):
+        if endpoint.azure is None:
+            return openai.AsyncOpenAI(api_key=_credential(setup), base_url=endpoint.base_url, **common)
         by_token = endpoint.azure.api_type == "AZURE_AD"
-        client = openai.AsyncAzureOpenAI(
+        return openai.AsyncAzureOpenAI(
             azure_endpoint=endpoint.base_url.rstrip("/").removesuffix("/openai"),
             api_version=endpoint.azure.api_version,
             api_key=None if by_token else setup.api_key,
             azure_ad_token=setup.api_key if by_token else None,
             **common,
         )
-    options = setup.spec.openai
-    client.organization = options.organization if options is not None else None
-    client.project = None
-    return client
 
 
 def _credential(setup: Setup) -> str | Callable[[], Awaitable[str]]:
