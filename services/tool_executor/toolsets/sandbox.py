@@ -67,15 +67,17 @@ def bwrap_command(
     `shown` are directories that are read-only there; the directories `hidden` and the files `blank` are empty, even
     where they are inside of what is shown.
     """
+    shown = tuple(shown)
     roots = (*PROGRAMS, *shown)
     line = [sandbox.program, "--die-with-parent", "--new-session", "--cap-drop", "ALL", *NAMESPACES, *sandbox.options]
     if not network:
         line.append("--unshare-net")
-    for place in dict.fromkeys(roots):
+    settings = (*SETTINGS, *(NETWORK_SETTINGS if network else ()))
+    for place in (*PROGRAMS, *(f"/etc/{name}" for name in settings)):
         line += ("--ro-bind-try", place, place)
-    for name in (*SETTINGS, *(NETWORK_SETTINGS if network else ())):
-        line += ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
     line += ("--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp")  # noqa: S108 - its own
+    for place in shown:  # some of it may be below /tmp
+        line += ("--ro-bind-try", place, place)
     for place in hidden:
         if any(is_inside(place, root) for root in roots):
             line += ("--tmpfs", place)

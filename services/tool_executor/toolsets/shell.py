@@ -20,9 +20,9 @@ MIB = 1 << 20
 FILES_MAX = 1024
 """Open files of one process."""
 SIGNALS = {
-    -9: "by SIGKILL (its memory or processor time may have been used up)",
-    -24: "because it used up its processor time (SIGXCPU)",
-    -25: "because a file became larger than it may be (SIGXFSZ)",
+    9: "SIGKILL: its memory or processor time may have been used up",
+    24: "SIGXCPU: it used up its processor time",
+    25: "SIGXFSZ: a file became larger than it may be",
 }
 
 
@@ -139,5 +139,6 @@ def _ending(ended: Ended, options: ShellOptions) -> str:
     if ended.ended or ended.code is None:
         return "[it was ended from outside]"
     if ended.code < 0:
-        return f"[it was ended {SIGNALS.get(ended.code, f'by signal {-ended.code}')}]"
-    return f"[exit code {ended.code}]"
+        return f"[it was ended by {SIGNALS.get(-ended.code, f'signal {-ended.code}')}]"
+    inner = SIGNALS.get(ended.code - 128, "")  # what a shell, or the sandbox, says of a process that a signal ended
+    return f"[exit code {ended.code}{f': perhaps {inner}' if inner else ''}]"

@@ -133,8 +133,12 @@ async def test_head_and_tail_of_long_output_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "options", "words"),
     [
-        ("while :; do :; done", {"cpu_s": 1}, "[it was ended because it used up its processor time (SIGXCPU)]"),
-        ("exec head -c 3000000 /dev/zero > big", {"file_mib": 1}, "because a file became larger than it may be"),
+        ("while :; do :; done", {"cpu_s": 1}, "[it was ended by SIGXCPU: it used up its processor time]"),
+        (
+            "exec head -c 3000000 /dev/zero > big",
+            {"file_mib": 1},
+            "[it was ended by SIGXFSZ: a file became larger than it may be]",
+        ),
         (f"exec {sys.executable} -c 'bytearray(1 << 30)'", {"memory_mib": 256}, "MemoryError"),
         ("ulimit -c; ulimit -n", {}, "0\n1024\n[exit code 0]"),
         ("kill -TERM $$", {}, "[it was ended by signal 15]"),
