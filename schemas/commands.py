@@ -5,7 +5,12 @@ A command names what to work on and carries none of the conversation: the worker
 
 from __future__ import annotations
 
+from typing import Literal
+
 from schemas.wire import Wire
+
+PersonAsked = Literal["approval", "question"]
+"""`approval`: may this call be made; `question`: the call itself is a question to a person."""
 
 
 class CallModel(Wire, frozen=True, kw_only=True, tag="model.call.v1"):
@@ -32,5 +37,34 @@ class RunTool(Wire, frozen=True, kw_only=True, tag="tool.run.v1"):
     tool: str
     """The name the model used; for people who watch, and for routing."""
 
+    approved_seq: int = 0
+    """Where its approval is recorded (`ApprovalGranted`), with the arguments to run it with; 0: it needs none."""
 
-Command = CallModel | RunTool
+
+class AskPerson(Wire, frozen=True, kw_only=True, tag="person.ask.v1"):
+    """Ask people, through a contact channel, about call `n` of the model answer that was recorded at `answer_seq`."""
+
+    namespace: str
+    task: str
+    agent: str
+    request: str
+    n: int
+    tool_call_id: str
+    tool: str
+    answer_seq: int
+    kind: PersonAsked
+    channel: str
+    """The ContactChannel to begin with."""
+
+
+class WithdrawQuestion(Wire, frozen=True, kw_only=True, tag="person.withdraw.v1"):
+    """Nobody waits for the answer about a call any more."""
+
+    namespace: str
+    task: str
+    request: str
+    n: int
+    reason: str
+
+
+Command = CallModel | RunTool | AskPerson | WithdrawQuestion

@@ -21,6 +21,11 @@ ModelFailure = Literal["refused", "transient", "throttled", "dead"]
 TimerKind = Literal["deadline", "retry", "recheck"]
 
 
+ApprovalScope = Literal["once", "task", "tool", "arguments"]
+"""`once`: this call; `task`: this tool, for the rest of the task; `tool`: this tool of this agent, until somebody
+revokes it; `arguments`: the same, with these arguments only."""
+
+
 class TaskSubmitted(Wire, frozen=True, kw_only=True, tag="task.submitted.v1"):
     """A task was asked for, and the request was valid."""
 
@@ -120,6 +125,25 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
     """What that task used."""
 
 
+class ApprovalGranted(Wire, frozen=True, kw_only=True, tag="approval.granted.v1"):
+    """People approved a call: it may be made once, with exactly these arguments."""
+
+    request: str
+    n: int
+    tool_call_id: str
+    tool: str
+    arguments: str
+    """What was shown and approved, or what a person made of it."""
+    digest: str
+    """Of the tool's name and these arguments (`ids.call_digest`)."""
+    scope: ApprovalScope = "once"
+    by: str = ""
+    """Who approved it."""
+    via: str = ""
+    """The channel through which they did."""
+    at: Instant
+
+
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
     """Somebody asked to cancel the task."""
 
@@ -137,7 +161,9 @@ class TimerFired(Wire, frozen=True, kw_only=True, tag="timer.fired.v1"):
     attempt: int = 0
 
 
-TaskEvent = TaskSubmitted | ModelAnswered | ModelFailed | WindowCompacted | ToolFinished | CancelRequested
+TaskEvent = (
+    TaskSubmitted | ModelAnswered | ModelFailed | WindowCompacted | ApprovalGranted | ToolFinished | CancelRequested
+)
 """What the planner's consumer reads from the task stream."""
 
 decode_task_event: Callable[[bytes], TaskEvent] = decoder_of(TaskEvent)

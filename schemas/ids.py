@@ -65,6 +65,11 @@ def digest(*parts: str | bytes) -> str:
     return base64.b32encode(state.digest()).decode().rstrip("=").lower()
 
 
+def call_digest(tool: str, arguments: str) -> str:
+    """What an approval is bound to: the tool's name and its arguments, exactly as they were shown."""
+    return digest("call", tool, arguments)
+
+
 def derived_task_name(namespace: str, agent: str, source: str) -> TaskName:
     """The name of a task that was not given one: `<agent>-task-<12 characters of the digest of its source>`.
 

@@ -100,6 +100,8 @@ class ParentCall(Wire, frozen=True, kw_only=True):
     """The agents from the root of the tree down to the caller."""
     deadline: Instant | None = None
     """The caller's."""
+    approved_seq: int = 0
+    """Where the call's approval is recorded, with the arguments that were approved; 0: it needed none."""
 
 
 class SubmitTask(Strict, frozen=True, kw_only=True):

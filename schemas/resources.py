@@ -17,9 +17,9 @@ from schemas.wire import Instant, Strict, Wire, check_money
 
 API_VERSION = "holdfast.dev/v1"
 API_VERSIONS_ACCEPTED = (API_VERSION, "acp.humanlayer.dev/v1alpha1")
-Kind = Literal["LLM", "Agent", "MCPServer", "Toolset", "ContactChannel", "Quota"]
+Kind = Literal["LLM", "Agent", "MCPServer", "Toolset", "ContactChannel", "Quota", "Grant"]
 """The kinds that the resources bucket holds. `Task` is a kind of manifest too: it is submitted."""
-KINDS: tuple[Kind, ...] = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent")
+KINDS: tuple[Kind, ...] = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Grant")
 """In the order in which it is useful to apply them."""
 
 Status = Literal["Ready", "Error", "Pending"]
@@ -409,11 +409,17 @@ class QuotaSpec(Strict, frozen=True, kw_only=True):
 
 
 class SlackOptions(Strict, frozen=True, kw_only=True):
-    """A Slack channel or person."""
+    """A Slack channel or person.
+
+    With a bot token, Holdfast talks to Slack itself; otherwise the HumanLayer API does, with the channel's API key.
+    """
 
     channel_or_user_id: str = msgspec.field(name="channelOrUserID")
     context_about_channel_or_user: str = ""
     allowed_responder_ids: tuple[str, ...] = msgspec.field(default=(), name="allowedResponderIDs")
+    bot_token_from: SecretSource | None = None
+    signing_secret_from: SecretSource | None = None
+    """Slack's signing secret, by which what people do is known to come from Slack."""
 
 
 class EmailOptions(Strict, frozen=True, kw_only=True):
@@ -422,17 +428,71 @@ class EmailOptions(Strict, frozen=True, kw_only=True):
     address: str
     context_about_user: str = ""
     subject: str = ""
+    smtp: SMTPOptions | None = None
+    """Given: Holdfast sends mail itself; otherwise the HumanLayer API does, with the channel's API key."""
+    imap: IMAPOptions | None = None
+
+
+class WebhookOptions(Strict, frozen=True, kw_only=True):
+    """A service of somebody's own that shows questions to people and posts their answers."""
+
+    url: str
+    signing_secret_from: SecretSource
+    """Signs what is sent and what comes back (Standard Webhooks)."""
+    headers: tuple[EnvVar, ...] = ()
+    timeout_s: float = msgspec.field(default=10.0, name="timeoutSeconds")
+
+
+class SMTPOptions(Strict, frozen=True, kw_only=True):
+    """The server that mail is sent through."""
+
+    host: str
+    port: int = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password_from: SecretSource | None = None
+    sender: str = msgspec.field(name="from")
+
+
+class IMAPOptions(Strict, frozen=True, kw_only=True):
+    """The mailbox that replies arrive in."""
+
+    host: str
+    port: int = 993
+    security: Literal["tls", "starttls", "none"] = "tls"
+    username: str
+    password_from: SecretSource
+    mailbox: str = "INBOX"
+
+
+OnTimeout = Literal["deny", "approve", "escalate", "fail"]
+"""What a question becomes that nobody answered in time. `deny`: rejected, which the model is told; `approve`: approved;
+`escalate`: the next channel is asked; `fail`: the call fails."""
 
 
 class ContactChannelSpec(Strict, frozen=True, kw_only=True):
     """A way to reach people."""
 
-    type: Literal["slack", "email"]
+    type: Literal["slack", "email", "webhook", "console"]
     api_key_from: SecretSource | None = None
     channel_api_key_from: SecretSource | None = None
     channel_id: str = ""
     slack: SlackOptions | None = None
     email: EmailOptions | None = None
+    webhook: WebhookOptions | None = None
+    description: str = ""
+    """What a model is told about whom it reaches."""
+    timeout_s: float | None = msgspec.field(default=None, name="timeoutSeconds")
+    """How long people have to answer; absent: as long as the task may take."""
+    on_timeout: OnTimeout = "deny"
+    escalate_to: Ref | None = None
+    """The channel that is asked next, with its own time to answer."""
+    remind_s: float | None = msgspec.field(default=None, name="remindSeconds")
+    """How often people are reminded."""
+    quorum: int = 1
+    """How many different people must approve. One who rejects is enough to reject."""
+    allowed_responder_ids: tuple[str, ...] = msgspec.field(default=(), name="allowedResponderIDs")
+    """Who may answer, by their ids in the channel; empty: whoever is reached."""
 
 
 # --- Agent ------------------------------------------------------------------------------
@@ -471,6 +531,22 @@ class ContextPolicy(Strict, frozen=True, kw_only=True):
             raise ValueError(f"threshold is {self.threshold}; it must be 0.1 to 1")
 
 
+class ApprovalRule(Strict, frozen=True, kw_only=True):
+    """Which calls people have to approve, and whom to ask. The first rule that names a tool counts."""
+
+    tools: tuple[str, ...] = ("*",)
+    """Names as the model sees them (`server__tool`), or shell patterns."""
+    when: Literal["always", "writes", "never"] = "always"
+    """`writes`: unless the tool says that it only reads."""
+    contact_channel: Ref | None = None
+    """Needed unless `when` is `never`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that asks nobody."""
+        if self.when != "never" and self.contact_channel is None:
+            raise ValueError("an approval rule needs a contactChannel, unless `when` is never")
+
+
 class AgentSpec(Strict, frozen=True, kw_only=True):
     """A model, instructions, and what it may use."""
 
@@ -487,6 +563,33 @@ class AgentSpec(Strict, frozen=True, kw_only=True):
     """In this order, each on the failures that it names."""
     response_format: ResponseFormat | None = None
     context: ContextPolicy = ContextPolicy()
+    approvals: tuple[ApprovalRule, ...] = ()
+    """Beside what a server's `approvalContactChannel` asks for in any case."""
+
+
+# --- Grant ------------------------------------------------------------------------------
+
+
+class GrantSpec(Strict, frozen=True, kw_only=True):
+    """An approval for good: calls of a tool by an agent that people are not asked about any more.
+
+    Made when somebody approves a call "always"; deleting it revokes it.
+    """
+
+    agent: str
+    tool: str
+    """The name that the model sees."""
+    digest: str = ""
+    """Only with the arguments that have this digest (`ids.call_digest`); empty: with any."""
+    arguments: str = ""
+    """Those arguments, for people."""
+    by: str = ""
+    """Who approved it."""
+    via: str = ""
+    """The channel through which they did."""
+    task: str = ""
+    """The task whose call it was."""
+    at: Instant | None = None
 
 
 # --- stored forms -----------------------------------------------------------------------
@@ -540,9 +643,17 @@ class Quota(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Quota"):
     api_version: str = API_VERSION
 
 
+class Grant(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Grant"):
+    """A Grant as it was made."""
+
+    metadata: Metadata
+    spec: GrantSpec
+    api_version: str = API_VERSION
+
+
 QUOTA_NAME = "default"
 
-Resource = LLM | Agent | MCPServer | Toolset | ContactChannel | Quota
+Resource = LLM | Agent | MCPServer | Toolset | ContactChannel | Quota | Grant
 
 
 class ToolAnnotations(Wire, frozen=True, kw_only=True):

@@ -120,6 +120,18 @@ class TaskSubjects(NamedTuple):
         """Run call `n` (from 1) of a request."""
         return f"{self.root}.cmd.tool.{self.task}.{request}.{n}"
 
+    def ask_command(self, request: str, n: int) -> str:
+        """Ask people about call `n` (from 1) of a request."""
+        return f"{self.root}.cmd.ask.{self.task}.{request}.{n}"
+
+    def withdraw_command(self, request: str, n: int) -> str:
+        """Ask them no more."""
+        return f"{self.root}.cmd.ask.{self.task}.{request}.{n}.withdraw"
+
+    def approval_event(self, request: str, n: int) -> str:
+        """People approved a call."""
+        return f"{self.root}.evt.{self.task}.approval.{request}.{n}"
+
     @property
     def submitted(self) -> str:
         """The task was asked for."""
@@ -183,7 +195,7 @@ class TaskSubjects(NamedTuple):
     @property
     def everything(self) -> tuple[str, ...]:
         """All that is stored about the task, in the order in which it is safe to purge it."""
-        kinds = ("cmd.llm", "cmd.tool", "led", "int", "msg", "evt")
+        kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "led", "int", "msg", "evt")
         return (*(f"{self.root}.{kind}.{self.task}.>" for kind in kinds), self.state)
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Literal
 
+from schemas.commands import PersonAsked
 from schemas.requests import ParentCall, Priority
 from schemas.wire import Instant, Wire, decoder_of
 
@@ -88,6 +89,12 @@ class CallRef(Wire, frozen=True, kw_only=True):
     """The agent that the call is delegated to; empty: the tool-executor runs it."""
     child: str = ""
     """The task that answers a delegated call."""
+    gate: PersonAsked | None = None
+    """What people are asked about it before it is made, or instead."""
+    channel: str = ""
+    """Through which contact channel."""
+    approved_seq: int = 0
+    """Where its approval is recorded; 0: not yet, or it needs none."""
 
 
 class OpenCalls(Wire, frozen=True, kw_only=True):
@@ -122,6 +129,8 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     priority: Priority = "normal"
     parent: ParentCall | None = None
     """The call that this task answers, if another task asked for it."""
+    approved: tuple[str, ...] = ()
+    """Tools that a person approved for the rest of the task."""
 
 
 class Initializing(TaskHeader, frozen=True, kw_only=True, tag="task.initializing.v1"):

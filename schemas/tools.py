@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 from schemas.ids import digest
-from schemas.resources import AgentSpec, ServerRef, ToolAnnotations, ToolInfo
+from schemas.resources import AgentSpec, ContactChannelSpec, ServerRef, ToolAnnotations, ToolInfo
 
 NAME_LENGTH_MAX = 64
 DIGEST_LENGTH = 8
@@ -22,9 +22,10 @@ SEPARATOR = "__"
 _INVALID = re.compile(r"[^A-Za-z0-9_-]")
 
 
-Via = Literal["MCPServer", "MCPExtra", "Toolset", "Agent"]
+Via = Literal["MCPServer", "MCPExtra", "Toolset", "ContactChannel", "Agent"]
 """Where a tool comes from: a tool of an MCP server; one of ours that asks a server for resources or prompts; a tool of
-a toolset; another agent."""
+a toolset; a person; another agent."""
+CHANNEL_WORDS = {"slack": "Slack", "email": "email", "webhook": "a webhook", "console": "the console"}
 DELEGATE = "delegate_to_agent"
 """Before the name of an agent: the tool that delegates to it."""
 
@@ -46,8 +47,8 @@ class Source(NamedTuple):
     tools: tuple[ToolInfo, ...]
 
 
-ToolsOf = Callable[[Literal["MCPServer", "Toolset", "Agent"], str], Iterable[ToolInfo]]
-"""The tools of a server or toolset of the agent's namespace, or the one that delegates to another agent."""
+ToolsOf = Callable[[Literal["MCPServer", "Toolset", "ContactChannel", "Agent"], str], Iterable[ToolInfo]]
+"""The tools of a server or toolset of the agent's namespace, or the one that asks people or delegates to an agent."""
 
 
 def agent_tools(agent: AgentSpec, tools_of: ToolsOf) -> Mapping[str, OfferedTool]:
@@ -63,10 +64,33 @@ def agent_sources(agent: AgentSpec, tools_of: ToolsOf) -> tuple[Source, ...]:
         if extras := _extras(ref):
             sources.append(Source("MCPExtra", ref.name, extras))
     sources += (Source("Toolset", ref.name, _allowed(ref, tools_of("Toolset", ref.name))) for ref in agent.toolsets)
+    sources += (
+        Source("ContactChannel", ref.name, tuple(tools_of("ContactChannel", ref.name)))
+        for ref in agent.human_contact_channels
+    )
     if agent.sub_agents:
         delegates = tuple(info for ref in agent.sub_agents for info in tools_of("Agent", ref.name))
         sources.append(Source("Agent", DELEGATE, delegates))
     return tuple(sources)
+
+
+def contact_tool(channel: ContactChannelSpec) -> ToolInfo:
+    """The tool that asks people, through a channel."""
+    about = channel.slack.context_about_channel_or_user if channel.slack is not None else ""
+    about = channel.description or about or (channel.email.context_about_user if channel.email is not None else "")
+    message = {"type": "string", "description": "What the person is asked or told."}
+    choices: dict[str, Any] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "default": [],
+        "description": "Answers to choose from, if there are only some.",
+    }
+    return ToolInfo(
+        name=f"human_contact_{channel.type}",
+        description=about or f"Contact a human via {CHANNEL_WORDS[channel.type]}",
+        input_schema=_schema(message=message, choices=choices),
+        annotations=ToolAnnotations(read_only=False, idempotent=True),
+    )
 
 
 def delegate_tool(agent: str, description: str) -> ToolInfo:

@@ -13,7 +13,7 @@ import msgspec
 from schemas.messages import Message
 from schemas.requests import TaskSpec
 from schemas.resources import API_VERSION
-from schemas.task import Ended, State
+from schemas.task import Ended, RetryingModel, State
 from schemas.task_view import describe_state
 from services.cli.client import Declared
 from services.cli.kinds import KindInfo
@@ -26,7 +26,7 @@ def status_text(declared: Declared, info: KindInfo) -> tuple[bool, str, str]:
     """Ready, status and detail of a resource; says who should say something when nobody has."""
     if declared.status is not None:
         return declared.status.ready, declared.status.status, declared.status.status_detail
-    if info.kind == "Quota":
+    if info.kind in ("Quota", "Grant"):
         return True, "Ready", "in force"
     if not info.owner:
         return False, "Pending", "stored; no service uses it yet"
@@ -80,7 +80,7 @@ def task_document(
     return plain({"apiVersion": API_VERSION, "kind": "Task", "metadata": metadata, "spec": said, "status": status})
 
 
-_ASKED = ("userMessage", "contextWindow", "limits")
+_ASKED = ("userMessage", "contextWindow", "limits", "priority", "responseFormat")
 
 
 def _task_status(state: State, revision: int) -> Document:
@@ -101,8 +101,12 @@ def _task_status(state: State, revision: int) -> Document:
             "inputTokens": spend.input_tokens,
             "outputTokens": spend.output_tokens,
             "costUsd": spend.cost_usd,
+            **({"byLlm": spend.by_llm} if spend.by_llm else {}),
         },
     }
+    if isinstance(state, RetryingModel) and state.throttled:
+        since = state.tries.parked_since or state.updated_at
+        status["parked"] = {"since": since, "until": state.not_before, "reason": state.error}
     if isinstance(state, Ended):
         status["completionTime"] = state.ended_at
     if view.error:
@@ -139,6 +143,8 @@ def toolcall_status(call: ToolCallView) -> Document:
             "outcome": call.finished.outcome,
             "latencySeconds": round(call.finished.latency_s, 4),
             "result": call.finished.content,
+            **({"images": call.finished.images} if call.finished.images else {}),
+            **({"shortened": True} if call.finished.whole else {}),
         }
     return status
 

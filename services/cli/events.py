@@ -8,8 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.events import (
+    ApprovalGranted,
     CancelRequested,
     ConversationStarted,
     ModelAnswered,
@@ -74,6 +75,17 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
             return False, "WindowCompacted", f"turn {compacted.turn}: {compacted.policy}, {tokens}: {compacted.reason}"
         case RunTool(request=request, n=n, tool=tool):
             return False, "ToolCallCreated", f"{toolcall_name(task, request, n)}: {tool}"
+        case AskPerson(request=request, n=n, tool=tool, channel=channel, kind=kind):
+            name = toolcall_name(task, request, n)
+            if kind == "approval":
+                return False, "AwaitingHumanApproval", f"{name}: {tool}, via {channel}"
+            return False, "AwaitingHumanContact", f"{name}: {tool}, via {channel}"
+        case WithdrawQuestion(request=request, n=n, reason=reason):
+            return False, "QuestionWithdrawn", f"{toolcall_name(task, request, n)}: {reason}"
+        case ApprovalGranted() as approval:
+            who = f" by {approval.by}" if approval.by else ""
+            name = toolcall_name(task, approval.request, approval.n)
+            return False, "ApprovalGranted", f"{name}: {approval.tool} approved{who} ({approval.scope})"
         case ToolStarted(attempt=attempt, replica=replica):
             *_, batch, place = record.subject.split(".")
             again = f", attempt {attempt}" if attempt > 1 else ""

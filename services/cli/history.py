@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -41,7 +41,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 async def history(log: Log, task: TaskSubjects) -> list[Recorded]:
     """Everything that was said about a task: requests, commands, answers, results."""
-    kinds = ("cmd.llm", "cmd.tool", "led", "evt")
+    kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "led", "evt")
     return decoded(await log.last([task.context, *(f"{task.root}.{kind}.{task.task}.>" for kind in kinds)]))
 
 
@@ -53,28 +53,43 @@ async def turns(log: Log, task: TaskSubjects, first: int, last: int, *, at_least
     return decoded(await log.last(filters, at_least=at_least))
 
 
-async def conversation(log: Log, window: Sequence[int]) -> list[Message]:
-    """The messages of a conversation, in order."""
-    messages: list[Message] = []
+class Step(msgspec.Struct, frozen=True):
+    """An entry of a conversation: what was recorded, and the messages that a model sees for it."""
+
+    fact: Fact
+    messages: tuple[Message, ...]
+
+
+async def steps(log: Log, window: Sequence[int]) -> list[Step]:
+    """A conversation's entries, in order."""
+    found: list[Step] = []
     for recorded in decoded(await log.read(window)):
-        match recorded.fact:
+        fact = recorded.fact
+        match fact:
             case ConversationStarted(messages=several) | WindowCompacted(messages=several):
-                messages += several
+                found.append(Step(fact, several))
             case ModelAnswered(message=message):
-                messages.append(message)
-            case ToolFinished() as result:
-                messages.append(
-                    ToolMessage(
-                        tool_call_id=result.tool_call_id,
-                        name=result.tool,
-                        content=result.content,
-                        is_error=result.outcome != "succeeded",
-                        images=result.images,
-                    )
-                )
+                found.append(Step(fact, (message,)))
+            case ToolFinished():
+                found.append(Step(fact, (_tool_message(fact),)))
             case _:
                 continue
-    return messages
+    return found
+
+
+def messages_of(entries: Iterable[Step]) -> list[Message]:
+    """The messages of a conversation, in order."""
+    return [message for entry in entries for message in entry.messages]
+
+
+def _tool_message(result: ToolFinished) -> ToolMessage:
+    return ToolMessage(
+        tool_call_id=result.tool_call_id,
+        name=result.tool,
+        content=result.content,
+        is_error=result.outcome != "succeeded",
+        images=result.images,
+    )
 
 
 def decoded(entries: Sequence[Entry]) -> list[Recorded]:

@@ -69,6 +69,19 @@ KINDS: tuple[KindInfo, ...] = (
         ),
     ),
     KindInfo(
+        "Grant",
+        ("grant", "grants"),
+        "",
+        (
+            Column("AGENT"),
+            Column("TOOL"),
+            Column("ARGUMENTS"),
+            Column("BY"),
+            Column("VIA", wide=True),
+            Column("TASK", wide=True),
+        ),
+    ),
+    KindInfo(
         "ContactChannel",
         ("contactchannel", "contactchannels", "channel", "channels"),
         "",
@@ -114,7 +127,7 @@ KINDS: tuple[KindInfo, ...] = (
         ),
     ),
 )
-ALL = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Task")
+ALL = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Grant", "Task")
 """What `get all` shows: not tool calls, of which there are many."""
 _BY_NAME = {name: info for info in KINDS for name in (*info.names, info.kind)}
 

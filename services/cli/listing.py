@@ -7,16 +7,17 @@ from datetime import datetime
 
 import msgspec
 
-from schemas.events import ModelAnswered, TaskSubmitted
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, Toolset, ToolsetSpec
+from schemas.events import ModelAnswered, TaskSubmitted, ToolOutput
+from schemas.resources import LLM, Agent, ContactChannel, Grant, MCPServer, Quota, Toolset, ToolsetSpec
 from schemas.subjects import PREFIX, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Ended, FinalAnswer, State
 from schemas.task_view import describe_state
 from schemas.toolsets import toolset_tools
+from schemas.wire import decode
 from services.cli.client import Client, Declared, StoredTask
 from services.cli.documents import Document, resource_document, status_text, task_document, toolcall_document
 from services.cli.exits import ExitCode, Stop, not_found
-from services.cli.history import Recorded, conversation, decoded, history
+from services.cli.history import Recorded, decoded, history, messages_of, steps
 from services.cli.kinds import KindInfo
 from services.cli.text import age, money, one_line, stamp, yes
 from services.cli.toolcalls import ToolCallView, parse_name, toolcalls
@@ -116,6 +117,20 @@ async def find_toolcall(client: Client, namespace: str, name: str) -> ToolCallVi
     raise not_found("ToolCall", namespace, name)
 
 
+async def whole_output(client: Client, namespace: str, name: str) -> str:
+    """The result of a tool call before it was shortened for the model; the command ends when there is none yet."""
+    call = await find_toolcall(client, namespace, name)
+    if call.finished is None:
+        raise Stop(f"tool call {name} has no result yet; it is {call.phase}", ExitCode.NOT_FOUND)
+    if not call.finished.whole:
+        return call.finished.content
+    task = client.subjects_of(namespace, call.task)
+    entry = await client.log_of(task).get(task.tool_output(call.request, call.n))
+    if entry is None:
+        raise Stop(f"the whole output of {name} is not stored any more; `get` shows what is left", ExitCode.NOT_FOUND)
+    return decode(entry.data, ToolOutput).content
+
+
 async def all_toolcalls(client: Client, namespace: str | None) -> list[ToolCallView]:
     """The tool calls of all tasks: those of the newest task first."""
     records: dict[TaskSubjects, list[Recorded]] = {}
@@ -156,7 +171,7 @@ async def _outputs(client: Client, tasks: Sequence[StoredTask]) -> list[str | No
 
 async def _find_task(client: Client, namespace: str, name: str, now: datetime) -> Shown:
     known = await details(client, namespace, name)
-    messages = await conversation(client.log_of(known.task), known.state.window)
+    messages = messages_of(await steps(client.log_of(known.task), known.state.window))
     document = task_document(
         known.state,
         known.stored.revision,
@@ -186,6 +201,9 @@ def _resource(declared: Declared, info: KindInfo) -> Shown:
             cost = "" if spec.max_cost_per_day is None else money(spec.max_cost_per_day)
             counts = (spec.requests_per_minute, spec.tokens_per_minute, spec.max_tokens_per_day)
             cells = (*("" if one is None else str(one) for one in counts), cost, spec.when_spent, str(spec.weight))
+        case Grant(spec=spec):
+            arguments = one_line(spec.arguments or "any", CELL_WIDTH)
+            cells = (spec.agent, spec.tool, arguments, spec.by, spec.via, spec.task)
         case Agent(spec=spec):
             cells = (yes(ready), status, spec.llm_ref.name, detail)
     metadata = resource.metadata

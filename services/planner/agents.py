@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from schemas.messages import Message, SystemMessage, UserMessage
+from schemas.approvals import is_granted
+from schemas.messages import Message, SystemMessage, ToolCall, UserMessage
 from schemas.requests import TaskSpec
-from schemas.resources import Agent, ResourceStatus
+from schemas.resources import Agent, Grant, MCPServer, ResourceStatus
 from schemas.subjects import ResourceKey
-from schemas.tools import agent_tools
+from schemas.task import AwaitingModel
+from schemas.tools import OfferedTool, agent_tools
+from services.planner.core.approvals import gates_of
+from services.planner.core.inputs import Gate
 from services.planner.core.readiness import READY, Verdict, evaluate
 from services.runtime.errors import RetryLater
 from services.runtime.resources import tools_of
@@ -56,6 +60,36 @@ class Agents:
             return {}
         tools = agent_tools(agent.spec, partial(tools_of, self._resources, namespace))
         return {offered: tool.info.name for offered, tool in tools.items() if tool.via == "Agent"}
+
+    def gates(self, state: AwaitingModel, calls: Sequence[ToolCall]) -> dict[int, Gate]:
+        """What people are asked about the calls of an answer, by their places."""
+        agent = self.get(state.namespace, state.agent)
+        if agent is None:
+            return {}
+        tools: Mapping[str, OfferedTool] | None = None
+
+        def offered(name: str) -> OfferedTool | None:
+            nonlocal tools
+            if tools is None:
+                tools = agent_tools(agent.spec, partial(tools_of, self._resources, state.namespace))
+            return tools.get(name)
+
+        def server_channel(name: str) -> str:
+            server = self._resources.get(MCPServer, state.namespace, name)
+            channel = server.spec.approval_contact_channel if server is not None else None
+            return channel.name if channel is not None else ""
+
+        servers = any(server_channel(ref.name) for ref in agent.spec.mcp_servers)
+        if not (agent.spec.approvals or agent.spec.human_contact_channels or servers):
+            return {}
+
+        def granted(call: ToolCall) -> bool:
+            if call.name in state.approved:
+                return True
+            grants = (grant for grant, _ in self._resources.all(Grant) if grant.metadata.namespace == state.namespace)
+            return any(is_granted(grant, state.agent, call.name, call.arguments) for grant in grants)
+
+        return gates_of(agent.spec, calls, offered=offered, server_channel=server_channel, granted=granted)
 
     def start(self, woken: Woken) -> None:
         """Keep statuses true from now on; call `woken` with the agents that became ready, by namespace and name."""

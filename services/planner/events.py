@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from schemas.dead_letters import DeadReason
 from schemas.events import (
+    ApprovalGranted,
     CancelRequested,
     ModelAnswered,
     ModelFailed,
@@ -22,6 +23,7 @@ from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, Spend, State, Waiting
 from schemas.wire import decode
 from services.planner.core.inputs import (
+    Approved,
     CancelAsked,
     DeadlinePassed,
     Input,
@@ -104,13 +106,17 @@ class Events:
                 case TaskSubmitted():
                     return Submitted(seq=inbound.seq, event=event)
                 case ModelAnswered():
-                    delegated = self._steps.delegated(state, event)
-                    return ModelReplied(seq=inbound.seq, subject=inbound.subject, event=event, delegated=delegated)
+                    delegated, gates = self._steps.delegated(state, event), self._steps.gates(state, event)
+                    return ModelReplied(
+                        seq=inbound.seq, subject=inbound.subject, event=event, delegated=delegated, gates=gates
+                    )
                 case ModelFailed():
                     fallback = self._steps.fallback(state, event)
                     return ModelCallFailed(subject=inbound.subject, event=event, fallback=fallback)
                 case WindowCompacted():
                     return ModelCompacted(seq=inbound.seq, subject=inbound.subject, event=event)
+                case ApprovalGranted():
+                    return Approved(seq=inbound.seq, event=event)
                 case ToolFinished():
                     return await self._join(task, inbound, event, state)
                 case CancelRequested():

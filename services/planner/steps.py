@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from schemas.events import ConversationStarted, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.events import ApprovalGranted, ConversationStarted, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
 from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
 from schemas.requests import ParentCall
@@ -25,6 +25,7 @@ from services.planner.core.inputs import (
     CannotStart,
     ConversationPinned,
     Delegate,
+    Gate,
     Input,
 )
 from services.planner.core.machine import Impossible, transition
@@ -138,6 +139,12 @@ class Steps:
             if call.name in agents
         }
 
+    def gates(self, state: State | None, answered: ModelAnswered) -> dict[int, Gate]:
+        """The calls of an answer about which people are asked, by their places."""
+        if not isinstance(state, AwaitingModel) or not answered.message.tool_calls:
+            return {}
+        return self._agents.gates(state, answered.message.tool_calls)
+
     def _child(self, state: AwaitingModel, n: int) -> str:
         request = request_id(state.turn)
         place, partitions = state.submitted_seq, self._bus.partitions
@@ -203,6 +210,9 @@ class Steps:
         except LookupError:
             return Refusal(f"task {parent.task!r}, which asked for this, was removed")
         call = decode(entry.data, ModelAnswered).message.tool_calls[parent.n - 1]
+        if parent.approved_seq:
+            (approval,) = await log.read([parent.approved_seq])
+            call = msgspec.structs.replace(call, arguments=decode(approval.data, ApprovalGranted).arguments)
         return asked_of(call, parent.agents, agent)
 
     async def remove(self, task: TaskSubjects) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from msgspec.structs import replace
 
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.events import ModelAnswered, TaskSubmitted, TimerFired, ToolFinished
 from schemas.live import TaskChanged
 from schemas.subjects import TRACEPARENT, TaskSubjects
@@ -203,6 +203,10 @@ def _outgoing(task: TaskSubjects, wanted: Outstanding, headers: dict[str, str]) 
             subject = task.model_command(turn, attempt)
         case RunTool(request=request, n=n):
             subject = task.tool_command(request, n)
+        case AskPerson(request=request, n=n):
+            subject = task.ask_command(request, n)
+        case WithdrawQuestion(request=request, n=n):
+            subject = task.withdraw_command(request, n)
         case ToolFinished(request=request, n=n):
             subject = task.tool_event(request, n)
         case TaskSubmitted(task=child, traceparent=trace):

@@ -14,6 +14,7 @@ from schemas.resources import (
     LLM,
     Agent,
     ContactChannel,
+    Grant,
     MCPServer,
     Quota,
     Resource,
@@ -23,7 +24,7 @@ from schemas.resources import (
     Toolset,
 )
 from schemas.subjects import ResourceKey
-from schemas.tools import delegate_tool
+from schemas.tools import contact_tool, delegate_tool
 from schemas.toolsets import builtin_toolset, toolset_tools
 from schemas.wire import Malformed, decode, encode
 from services.runtime.errors import Conflict
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 CONFLICTS_MAX = 5
 """Lost races of one write of a status."""
 
-R = TypeVar("R", LLM, Agent, MCPServer, Toolset, ContactChannel, Quota)
+R = TypeVar("R", LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Grant)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -204,6 +205,9 @@ def tools_of(resources: Resources, namespace: str, kind: str, name: str) -> tupl
         toolset = resources.get(Toolset, namespace, name)
         spec = toolset.spec if toolset is not None else builtin_toolset(name)
         return toolset_tools(spec) if spec is not None else ()
+    if kind == "ContactChannel":
+        channel = resources.get(ContactChannel, namespace, name)
+        return (contact_tool(channel.spec),) if channel is not None else ()
     status = resources.status(kind, namespace, name)
     return status.tools if status is not None else ()
 

@@ -14,7 +14,7 @@ from schemas.events import ModelAnswered, ModelFailed, ModelFailure, ToolFinishe
 from schemas.ids import partition_of
 from schemas.messages import AssistantMessage, ToolCall, ToolOutcome, Usage
 from schemas.requests import Accepted, Limits, Reply
-from schemas.resources import LLM, Agent, AgentSpec, LLMSpec, Metadata, Ref, Resource, ResourceStatus
+from schemas.resources import LLM, Agent, AgentSpec, LLMSpec, Metadata, Ref, Resource, ResourceStatus, ToolInfo
 from schemas.subjects import TaskSubjects
 from schemas.task import State, decode_state
 from schemas.wire import decoder_of, encode
@@ -51,7 +51,9 @@ class Stage:
         kind, meta = type(resource).__name__, resource.metadata
         return await self.bus.resources.put(subjects.spec_key(kind, meta.namespace, meta.name), encode(resource))
 
-    async def say_ready(self, resource: Resource, revision: int, *, ready: bool = True) -> None:
+    async def say_ready(
+        self, resource: Resource, revision: int, *, ready: bool = True, tools: tuple[ToolInfo, ...] = ()
+    ) -> None:
         """Say what the owner of a resource would."""
         status = ResourceStatus(
             ready=ready,
@@ -59,6 +61,7 @@ class Stage:
             status_detail="as the test says",
             observed_revision=revision,
             at=datetime.now(UTC),
+            tools=tools,
         )
         kind, meta = type(resource).__name__, resource.metadata
         await self.bus.resources.put(subjects.status_key(kind, meta.namespace, meta.name), encode(status))

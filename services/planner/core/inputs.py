@@ -7,7 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, WindowCompacted
+from schemas.commands import PersonAsked
+from schemas.events import ApprovalGranted, CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, WindowCompacted
 from schemas.task import Budget, Spend
 
 
@@ -56,6 +57,13 @@ class Delegate(msgspec.Struct, frozen=True):
     child: str
 
 
+class Gate(msgspec.Struct, frozen=True):
+    """What people are asked about a call, and through which channel."""
+
+    kind: PersonAsked
+    channel: str
+
+
 class ModelReplied(msgspec.Struct, frozen=True, kw_only=True):
     """The model answered; recorded at `seq`."""
 
@@ -64,6 +72,8 @@ class ModelReplied(msgspec.Struct, frozen=True, kw_only=True):
     event: ModelAnswered
     delegated: Mapping[int, Delegate] = {}
     """The calls of the answer that are for other agents, by their places."""
+    gates: Mapping[int, Gate] = {}
+    """The calls about which people are asked first, or that are questions to people."""
 
 
 class ModelCallFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +91,13 @@ class ModelCompacted(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     subject: str
     event: WindowCompacted
+
+
+class Approved(msgspec.Struct, frozen=True, kw_only=True):
+    """People approved a call; recorded at `seq`."""
+
+    seq: int
+    event: ApprovalGranted
 
 
 class ToolsAnswered(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +147,7 @@ Input = (
     | ModelReplied
     | ModelCallFailed
     | ModelCompacted
+    | Approved
     | ToolsAnswered
     | CancelAsked
     | DeadlinePassed

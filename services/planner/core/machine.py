@@ -39,11 +39,13 @@ from services.planner.core import policy
 from services.planner.core.inputs import (
     AgentReady,
     AgentUnready,
+    Approved,
     CancelAsked,
     CannotStart,
     ConversationPinned,
     DeadlinePassed,
     Delegate,
+    Gate,
     Input,
     ModelCallFailed,
     ModelCompacted,
@@ -85,6 +87,8 @@ def transition(state: State | None, happened: Input) -> State:
             return _model_failed(state, happened)
         case ModelCompacted():
             return _model_compacted(state, happened)
+        case Approved():
+            return _approved(state, happened)
         case ToolsAnswered():
             return _tools_answered(state, happened)
         case RetryDue(at=at):
@@ -224,7 +228,8 @@ def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
         request=request_id(state.turn),
         answer_seq=happened.seq,
         calls=tuple(
-            _call_ref(n, call, happened.delegated.get(n)) for n, call in enumerate(event.message.tool_calls, start=1)
+            _call_ref(n, call, happened.delegated.get(n), happened.gates.get(n))
+            for n, call in enumerate(event.message.tool_calls, start=1)
         ),
     )
     if stop := policy.exhausted(state.spend, state.budget, state.turn + 1):
@@ -232,10 +237,16 @@ def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
     return wanted
 
 
-def _call_ref(n: int, call: ToolCall, delegate: Delegate | None) -> CallRef:
-    if delegate is None:
-        return CallRef(n=n, id=call.id, tool=call.name)
-    return CallRef(n=n, id=call.id, tool=call.name, agent=delegate.agent, child=delegate.child)
+def _call_ref(n: int, call: ToolCall, delegate: Delegate | None, gate: Gate | None) -> CallRef:
+    return CallRef(
+        n=n,
+        id=call.id,
+        tool=call.name,
+        agent=delegate.agent if delegate is not None else "",
+        child=delegate.child if delegate is not None else "",
+        gate=gate.kind if gate is not None else None,
+        channel=gate.channel if gate is not None else "",
+    )
 
 
 def _empty_reply(state: AwaitingModel, happened: ModelReplied) -> State:
@@ -349,6 +360,23 @@ def _retry_due(state: Live, at: datetime) -> State:
 
 
 # --- the tools --------------------------------------------------------------------------
+
+
+def _approved(state: Live, happened: Approved) -> State:
+    event = happened.event
+    if not isinstance(state, AwaitingTools) or state.request != event.request:
+        return state
+    call = next((call for call in state.calls if call.n == event.n), None)
+    if call is None or call.gate != "approval":
+        raise Impossible(f"an approval of call {event.n} of request {event.request}, which needs none")
+    if call.approved_seq:
+        return state
+    made = msgspec.structs.replace(call, approved_seq=happened.seq)
+    calls = tuple(made if one is call else one for one in state.calls)
+    approved = state.approved
+    if event.scope == "task" and call.tool not in approved:
+        approved = (*approved, call.tool)
+    return msgspec.structs.replace(state, calls=calls, approved=approved, updated_at=event.at)
 
 
 def _tools_answered(state: Live, happened: ToolsAnswered) -> State:

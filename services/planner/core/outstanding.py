@@ -8,7 +8,7 @@ from typing import assert_never
 
 import msgspec
 
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.events import CancelRequested, TaskSubmitted, TimerFired, TimerKind, ToolFinished
 from schemas.messages import ToolOutcome
 from schemas.requests import ParentCall, TaskSpec
@@ -21,7 +21,6 @@ from schemas.task import (
     FinalAnswer,
     Initializing,
     Live,
-    OpenCalls,
     RetryingModel,
     State,
     Waiting,
@@ -45,7 +44,7 @@ class ForChild(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelRequested
 
 
-Outstanding = CallModel | RunTool | TaskSubmitted | ToolFinished | ForParent | ForChild
+Outstanding = CallModel | RunTool | AskPerson | WithdrawQuestion | TaskSubmitted | ToolFinished | ForParent | ForChild
 """A command to be ensured, a task for another agent, or the result of a call that will have no other."""
 
 
@@ -79,19 +78,32 @@ def outstanding(state: State) -> tuple[Outstanding, ...]:
             return tuple(_under_way(state, call) for call in state.calls)
         case FinalAnswer():
             return _for_parent(state, "succeeded", "", state.window[-1])
-        case Failed(open_calls=calls, error=error):
-            closings = _closings(calls, "failed", f"Not done: the task failed ({error}).", state.ended_at)
+        case Failed(error=error):
+            closings = _closings(state, "failed", f"Not done: the task failed ({error}).")
             return (*closings, *_for_parent(state, "failed", f"The agent {state.agent!r} failed: {error}"))
-        case Cancelled(open_calls=calls, reason=reason):
+        case Cancelled(reason=reason):
             why = f": {reason}" if reason else ""
-            closings = _closings(calls, "cancelled", f"Not done: the task was cancelled{why}.", state.ended_at)
+            closings = _closings(state, "cancelled", f"Not done: the task was cancelled{why}.")
             said = f"The task of the agent {state.agent!r} was cancelled{why}"
             return (*closings, *_for_parent(state, "cancelled", said))
         case _:
             assert_never(state)
 
 
-def _under_way(state: AwaitingTools, call: CallRef) -> RunTool | TaskSubmitted:
+def _under_way(state: AwaitingTools, call: CallRef) -> RunTool | TaskSubmitted | AskPerson:
+    if call.gate is not None and not call.approved_seq:
+        return AskPerson(
+            namespace=state.namespace,
+            task=state.task,
+            agent=state.agent,
+            request=state.request,
+            n=call.n,
+            tool_call_id=call.id,
+            tool=call.tool,
+            answer_seq=state.answer_seq,
+            kind=call.gate,
+            channel=call.channel,
+        )
     if call.child:
         return _child(state, call)
     return RunTool(
@@ -102,6 +114,7 @@ def _under_way(state: AwaitingTools, call: CallRef) -> RunTool | TaskSubmitted:
         n=call.n,
         answer_seq=state.answer_seq,
         tool=call.tool,
+        approved_seq=call.approved_seq,
     )
 
 
@@ -125,6 +138,7 @@ def _child(state: AwaitingTools, call: CallRef) -> TaskSubmitted:
             answer_seq=state.answer_seq,
             agents=(*(state.parent.agents if state.parent else ()), state.agent),
             deadline=state.deadline,
+            approved_seq=call.approved_seq,
         ),
     )
 
@@ -208,8 +222,9 @@ def _last_call(state: Live) -> tuple[int, int]:
 
 
 def _closings(
-    calls: OpenCalls | None, outcome: ToolOutcome, content: str, at: datetime
-) -> tuple[ToolFinished | ForChild, ...]:
+    state: Failed | Cancelled, outcome: ToolOutcome, content: str
+) -> tuple[ToolFinished | ForChild | WithdrawQuestion, ...]:
+    calls, at = state.open_calls, state.ended_at
     if calls is None:
         return ()
     results = tuple(
@@ -226,4 +241,10 @@ def _closings(
         for call in calls.calls
     )
     cancel = CancelRequested(at=at, by="its parent task", reason=content)
-    return (*results, *(ForChild(task=call.child, cancel=cancel) for call in calls.calls if call.child))
+    children = tuple(ForChild(task=call.child, cancel=cancel) for call in calls.calls if call.child)
+    asked = (call for call in calls.calls if call.gate is not None and not call.approved_seq)
+    withdrawn = tuple(
+        WithdrawQuestion(namespace=state.namespace, task=state.task, request=calls.request, n=call.n, reason=content)
+        for call in asked
+    )
+    return (*results, *children, *withdrawn)
