@@ -61,6 +61,12 @@ class Call(NamedTuple):
         """What is called."""
         return self.equipped.llm
 
+    @property
+    def was_shortened(self) -> bool:
+        """Whether the conversation was fitted into this LLM's context in this turn: another replica estimated less."""
+        step = self.window.shortened
+        return (step.turn, step.llm) == (self.attempt.place.turn, self.llm.metadata.name)
+
 
 class Pipeline:
     """Makes the call that a task waits for."""
@@ -144,7 +150,7 @@ class Pipeline:
         if response_format is not None and (flaw := flaw_of(response_format)):
             error = f"the response format {response_format.name!r} cannot be used: {flaw}"
             return self._refused(call, error, "invalidRequest")
-        if call.size.is_too_large:
+        if call.size.is_too_large and not call.was_shortened:
             return await self._too_large(call)
         try:
             asked = await self._caller.ask(call.attempt)

@@ -36,6 +36,14 @@ class Counted(msgspec.Struct, frozen=True):
     weight: int
 
 
+class Shortened(msgspec.Struct, frozen=True):
+    """A step that replaced the beginning of a conversation: the model call that it came instead of."""
+
+    turn: int = 0
+    attempt: int = 0
+    llm: str = ""
+
+
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation so far."""
 
@@ -52,8 +60,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """What the final answer has to look like."""
     counted: Counted | None = None
     """Absent: nobody has answered yet, or only before the beginning was replaced."""
-    compacted: tuple[int, int] = (0, 0)
-    """The turn and attempt that made the conversation shorter; answers before it were given to a longer one."""
+    shortened: Shortened = Shortened()
+    """The step that made it shorter, if one did; answers before that were given to a longer one."""
 
 
 def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
@@ -61,7 +69,7 @@ def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
     messages = list(window.messages)
     ends = list(window.ends)
     unanswered, size, weight = window.unanswered, window.size, window.weight
-    response_format, counted, compacted = window.response_format, window.counted, window.compacted
+    response_format, counted, shortened = window.response_format, window.counted, window.shortened
     for subject, data in entries:
         size += len(data)
         entry = entry_of(subject, data)
@@ -70,8 +78,8 @@ def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
                 response_format = entry.response_format
             case WindowCompacted():
                 response_format = entry.response_format
-                compacted = (entry.turn, entry.attempt)
-            case ModelAnswered() if entry.usage.input_tokens > 0 and (entry.turn, entry.attempt) > compacted:
+                shortened = Shortened(entry.turn, entry.attempt, entry.llm)
+            case ModelAnswered() if entry.usage.input_tokens > 0 and _is_after(entry, shortened):
                 counted = Counted(entry.llm, entry.usage.input_tokens, weight)
             case _:
                 pass
@@ -88,7 +96,7 @@ def extend(window: Window, entries: Iterable[tuple[str, bytes]]) -> Window:
         ends=tuple(ends),
         response_format=response_format,
         counted=counted,
-        compacted=compacted,
+        shortened=shortened,
     )
 
 
@@ -132,6 +140,10 @@ def result_message(finished: ToolFinished) -> ToolMessage:
         is_error=finished.outcome != "succeeded",
         images=finished.images,
     )
+
+
+def _is_after(answer: ModelAnswered, step: Shortened) -> bool:
+    return (answer.turn, answer.attempt) > (step.turn, step.attempt)
 
 
 def _after(unanswered: tuple[str, ...], message: Message, subject: str) -> tuple[str, ...]:
