@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import ToolOutput
 from schemas.resources import Metadata, ResourceStatus, Toolset, ToolsetSpec
 from schemas.subjects import TaskSubjects, spec_key
 from schemas.task import AwaitingTools, Budget, FinalAnswer
 from schemas.wire import encode
+from services.runtime.egress import Resolve, look_up
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.ports import Outgoing
 from services.runtime.resources import Resources
@@ -30,8 +30,6 @@ from services.tool_executor.toolsets.readiness import ToolsetReadiness
 from services.tool_executor.toolsets.sandbox import Sandbox
 from services.tool_executor.toolsets.toolset import IDEMPOTENCY_KEY, Toolsets
 from tests.support import waiting
-
-__all__ = ["ToolOutput", "ToolsetBench", "toolset_bench", "words_of"]
 
 NO_SANDBOX = Sandbox(why_not="this test does without")
 
@@ -52,8 +50,10 @@ class ToolsetBench:
         self._numbers = itertools.count(1)
 
     async def task(self, name: str = "", *, born: int = 1) -> TaskSubjects:
-        """A live task."""
+        """A live task; the same again, if it is there already."""
         task = TaskSubjects(0, "default", name or f"task-{next(self._numbers)}")
+        if await self.bus.log(0).get(task.state) is not None:
+            return task
         now = self.bus.clock.now()
         state = AwaitingTools(
             namespace=task.namespace,
@@ -116,6 +116,11 @@ class ToolsetBench:
         assert status is not None
         return status
 
+    def said(self, name: str) -> str:
+        """How a toolset is said to be, if anything is said of it."""
+        status = self.runtime.resources.status("Toolset", "default", name)
+        return status.status if status is not None else ""
+
     async def call(
         self,
         toolset: str,
@@ -138,7 +143,12 @@ class ToolsetBench:
 
 @asynccontextmanager
 async def toolset_bench(
-    root: Path, *, sandbox: Sandbox | None = NO_SANDBOX, environ: Mapping[str, str] | None = None, **settings: Any
+    root: Path,
+    *,
+    sandbox: Sandbox | None = NO_SANDBOX,
+    environ: Mapping[str, str] | None = None,
+    resolve: Resolve = look_up,
+    **settings: Any,
 ) -> AsyncGenerator[ToolsetBench]:
     """A bench with its working directories below `root`; `sandbox=None`: what this machine has."""
     bus = MemoryBus()
@@ -155,7 +165,7 @@ async def toolset_bench(
     tasks = Tasks()
     tasks.spawn(resources.run(), name="resources")
     await resources.loaded()
-    toolsets = Toolsets(runtime, sandbox=sandbox)
+    toolsets = Toolsets(runtime, sandbox=sandbox, resolve=resolve)
     readiness = ToolsetReadiness(runtime, toolsets)
     await readiness.start()
     try:

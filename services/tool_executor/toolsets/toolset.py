@@ -57,6 +57,10 @@ class Toolsets:
         """Remove the directories of ended tasks from now on."""
         self._tasks.spawn(self._directories.sweep_for_ever(self._born_at, self._bus.clock.sleep), name="toolsets:sweep")
 
+    async def sweep(self) -> None:
+        """Look at the tasks whose directories are there, once."""
+        await self._directories.sweep(self._born_at)
+
     async def stop(self) -> None:
         """Leave the directories to whoever comes next."""
         await self._tasks.close()
