@@ -28,8 +28,15 @@ from schemas.events import (
 from schemas.flow import NamespaceFlow, PoolFlow
 from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested
 from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
+from schemas.notifications import (
+    NotificationDelivered,
+    NotificationDue,
+    NotificationFailed,
+    NotificationPending,
+    Notify,
+)
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Toolset
+from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Subscription, Toolset
 from schemas.subjects import TaskSubjects
 from schemas.task import (
     AwaitingModel,
@@ -42,7 +49,7 @@ from schemas.task import (
     Waiting,
 )
 
-Party = Literal["client", "cli", "planner", "llm-gateway", "tool-executor", "every-service", "nats-server"]
+Party = Literal["client", "cli", "planner", "llm-gateway", "tool-executor", "notifier", "every-service", "nats-server"]
 """`client`: whoever asks for tasks, with any NATS client. `every-service`: the runtime that all of them share."""
 
 Delivery = Literal["recorded-once", "at-revision", "queued", "scheduled", "last-value", "at-most-once"]
@@ -127,6 +134,7 @@ PLACEHOLDERS = {
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
     "kind": "The resource's kind.",
     "name": "The resource's name.",
+    "notification": "A digest of the task and the receiver: what receivers know a repetition by.",
     "stream": "The stream that holds the dead message.",
     "seq": "Its sequence there.",
     "delivery": "Which delivery of the message failed, from 1.",
@@ -139,7 +147,7 @@ _TASK_CHANNELS = (
         title="The state of a task: the one truth about it",
         messages=STATES,
         published_by=("planner",),
-        consumed_by=("planner", "llm-gateway", "cli"),
+        consumed_by=("planner", "llm-gateway", "notifier", "cli"),
         delivery="at-revision",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -169,6 +177,18 @@ _TASK_CHANNELS = (
         consumer=subjects.TOOL_EXECUTOR,
     ),
     Channel(
+        name="notify-commands",
+        address=_TASK.notify_command,
+        title="Tell those who want to know that the task has ended",
+        messages=(Notify,),
+        published_by=("planner",),
+        consumed_by=("notifier",),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.NOTIFIER,
+    ),
+    Channel(
         name="task-submissions",
         address=_TASK.submitted,
         title="A task was asked for, and the request was valid",
@@ -186,7 +206,7 @@ _TASK_CHANNELS = (
         title="The outcome of a model call",
         messages=(ModelAnswered, ModelFailed, WindowCompacted),
         published_by=("llm-gateway",),
-        consumed_by=("planner", "llm-gateway", "tool-executor", "cli"),
+        consumed_by=("planner", "llm-gateway", "tool-executor", "notifier", "cli"),
         delivery="recorded-once",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -293,6 +313,40 @@ _TASK_CHANNELS = (
         kept="until it is handled",
         stream=subjects.TIMERS_STREAM,
         consumer=subjects.PLANNER_TIMERS,
+    ),
+    Channel(
+        name="notifications",
+        address=_TASK.notification("{notification}"),
+        title="A notification of the task's end to one receiver, and what became of it",
+        messages=(NotificationPending, NotificationDelivered, NotificationFailed),
+        published_by=("notifier",),
+        consumed_by=("notifier", "cli"),
+        delivery="at-revision",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="notification-timers-set",
+        address=_TASK.notify_timer("{notification}"),
+        title="A wake-up of a notification is set; setting it again replaces it",
+        messages=(NotificationDue,),
+        published_by=("notifier",),
+        consumed_by=("nats-server",),
+        delivery="last-value",
+        kept="until it fires",
+        stream=subjects.TIMERS_STREAM,
+    ),
+    Channel(
+        name="notification-timers-fired",
+        address=_TASK.notify_timer_fired("{notification}"),
+        title="A wake-up of a notification, which says itself whether it is due",
+        messages=(NotificationDue,),
+        published_by=("nats-server", "notifier"),
+        consumed_by=("notifier",),
+        delivery="scheduled",
+        kept="until it is handled",
+        stream=subjects.TIMERS_STREAM,
+        consumer=subjects.NOTIFIER_TIMERS,
     ),
     Channel(
         name="task-live",
@@ -438,7 +492,7 @@ _OTHER_CHANNELS = (
         name="resource-specs",
         address=_RESOURCES + subjects.spec_key("{kind}", _NAMESPACE, "{name}"),
         title="A resource as it was applied",
-        messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota),
+        messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Subscription),
         published_by=("cli",),
         consumed_by=("every-service", "cli"),
         delivery="last-value",
@@ -450,7 +504,7 @@ _OTHER_CHANNELS = (
         address=_RESOURCES + subjects.status_key("{kind}", _NAMESPACE, "{name}"),
         title="What the service that uses a resource says of it",
         messages=(ResourceStatus,),
-        published_by=("planner", "llm-gateway", "tool-executor"),
+        published_by=("planner", "llm-gateway", "tool-executor", "notifier"),
         consumed_by=("every-service", "cli"),
         delivery="at-revision",
         kept="until it is deleted",

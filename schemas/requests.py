@@ -84,6 +84,8 @@ class TaskSpec(Wire, frozen=True, kw_only=True):
     priority: Priority = "normal"
     response_format: ResponseFormat | None = None
     """Instead of the agent's own."""
+    response_url: str = msgspec.field(default="", name="responseURL")
+    """Where to post what became of the task."""
 
 
 class ParentCall(Wire, frozen=True, kw_only=True):
@@ -118,8 +120,11 @@ class SubmitTask(Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
     labels: dict[str, str] = {}
     contact_channel_ref: str = ""
+    """A ContactChannel that is told what became of the task."""
     priority: Priority = "normal"
     response_format: ResponseFormat | None = None
+    response_url: str = msgspec.field(default="", name="responseURL")
+    """An http or https address that what became of the task is posted to."""
 
 
 class CancelTask(Strict, frozen=True, kw_only=True):

@@ -17,9 +17,9 @@ from schemas.wire import Instant, Strict, Wire, check_money
 
 API_VERSION = "holdfast.dev/v1"
 API_VERSIONS_ACCEPTED = (API_VERSION, "acp.humanlayer.dev/v1alpha1")
-Kind = Literal["LLM", "Agent", "MCPServer", "Toolset", "ContactChannel", "Quota", "Grant"]
+Kind = Literal["LLM", "Agent", "MCPServer", "Toolset", "ContactChannel", "Quota", "Subscription", "Grant"]
 """The kinds that the resources bucket holds. `Task` is a kind of manifest too: it is submitted."""
-KINDS: tuple[Kind, ...] = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Grant")
+KINDS: tuple[Kind, ...] = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Subscription", "Agent", "Grant")
 """In the order in which it is useful to apply them."""
 
 Status = Literal["Ready", "Error", "Pending"]
@@ -495,6 +495,67 @@ class ContactChannelSpec(Strict, frozen=True, kw_only=True):
     """Who may answer, by their ids in the channel; empty: whoever is reached."""
 
 
+# --- Subscription -----------------------------------------------------------------------
+
+Ending = Literal["task.finished", "task.failed", "task.cancelled"]
+"""How a task has ended, for those who want to be told."""
+
+
+class WebhookSink(Strict, frozen=True, kw_only=True):
+    """A JSON document is posted to an address, signed as Standard Webhooks has it."""
+
+    url: str
+    secret_from: tuple[SecretSource, ...]
+    """The signing keys (`whsec_...`): each of them signs, so that a receiver may change from one to the next."""
+    headers: tuple[EnvVar, ...] = ()
+    """Sent along, to this address only and not to where it redirects."""
+    timeout_s: float = msgspec.field(default=10.0, name="timeoutSeconds")
+
+
+class SlackSink(Strict, frozen=True, kw_only=True):
+    """A Slack message: by the Web API to a channel, or through an incoming webhook. Exactly one of the two."""
+
+    channel: str = ""
+    token_from: SecretSource | None = None
+    """A bot's token (`xoxb-...`), for `channel`."""
+    webhook_from: SecretSource | None = None
+    """A secret that holds the address of an incoming webhook."""
+    api_url: str = msgspec.field(default="https://slack.com/api", name="apiURL")
+    timeout_s: float = msgspec.field(default=10.0, name="timeoutSeconds")
+
+
+class SMTPServer(Strict, frozen=True, kw_only=True):
+    """A mail server that takes messages for others."""
+
+    host: str
+    port: int = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username_from: SecretSource | None = None
+    password_from: SecretSource | None = None
+    timeout_s: float = msgspec.field(default=30.0, name="timeoutSeconds")
+
+
+class EmailSink(Strict, frozen=True, kw_only=True):
+    """An e-mail."""
+
+    to: tuple[str, ...]
+    from_: str = msgspec.field(name="from")
+    smtp: SMTPServer
+
+
+class SubscriptionSpec(Strict, frozen=True, kw_only=True):
+    """Who is told when tasks of the namespace end: exactly one of `webhook`, `slack` and `email`."""
+
+    events: tuple[Ending, ...] = ("task.finished", "task.failed", "task.cancelled")
+    agents: tuple[str, ...] = ()
+    """Tasks of these agents only."""
+    labels: dict[str, str] = {}
+    """Tasks with all of these labels only."""
+    webhook: WebhookSink | None = None
+    slack: SlackSink | None = None
+    email: EmailSink | None = None
+
+
 # --- Agent ------------------------------------------------------------------------------
 
 
@@ -651,9 +712,17 @@ class Grant(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Grant"):
     api_version: str = API_VERSION
 
 
+class Subscription(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Subscription"):
+    """A Subscription as it was applied."""
+
+    metadata: Metadata
+    spec: SubscriptionSpec
+    api_version: str = API_VERSION
+
+
 QUOTA_NAME = "default"
 
-Resource = LLM | Agent | MCPServer | Toolset | ContactChannel | Quota | Grant
+Resource = LLM | Agent | MCPServer | Toolset | ContactChannel | Quota | Subscription | Grant
 
 
 class ToolAnnotations(Wire, frozen=True, kw_only=True):

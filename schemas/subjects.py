@@ -6,10 +6,12 @@ that is said about the tasks of that partition:
     $KV.holdfast_<p>.<ns>.<task>                     the state, one revision after another
     hf.<p>.<ns>.cmd.llm.<task>.<turn>.<attempt>      call the model
     hf.<p>.<ns>.cmd.tool.<task>.<request>.<n>        run a tool
+    hf.<p>.<ns>.cmd.notify.<task>.ended              tell those who want to know that the task has ended
     hf.<p>.<ns>.evt.<task>.<what...>                 a fact about a task
     hf.<p>.<ns>.msg.<task>.<what>                    a transcript entry that no event carries
     hf.<p>.<ns>.led.<task>.<request>.<n>             the effects ledger: a call was started
     hf.<p>.<ns>.int.<task>.<request>.<n>.<k>.<what>  a person was asked (question k of a call), or has answered
+    hf.<p>.<ns>.ntf.<task>.<notification>            one notification: somebody is told, or could not be
 
 Requests, timers, dead letters and resources have streams of their own.
 """
@@ -60,6 +62,10 @@ PLANNER_REQUESTS = "planner-requests"
 PLANNER_TIMERS = "planner-timers"
 LLM_GATEWAY = "llm-gateway"
 TOOL_EXECUTOR = "tool-executor"
+NOTIFIER = "notifier"
+NOTIFIER_TIMERS = "notifier-timers"
+NOTIFIER_TIMERS_FILTER = f"{PREFIX}.timer.notify.fire.>"
+"""The wake-ups of notifications. The planner's are on subjects of their own."""
 
 
 def planner_filter(partition: int) -> str:
@@ -75,6 +81,11 @@ def llm_filter(partition: int) -> str:
 def tool_filter(partition: int) -> str:
     """The commands to run a tool."""
     return f"{PREFIX}.{partition}.*.cmd.tool.>"
+
+
+def notify_filter(partition: int) -> str:
+    """The commands to tell that a task has ended."""
+    return f"{PREFIX}.{partition}.*.cmd.notify.>"
 
 
 # --- headers ----------------------------------------------------------------------------
@@ -193,9 +204,36 @@ class TaskSubjects(NamedTuple):
         return f"{PREFIX}.timer.set.{self.partition}.{self.namespace}.{self.task}.*"
 
     @property
+    def notify_command(self) -> str:
+        """Tell those who want to know that the task has ended."""
+        return f"{self.root}.cmd.notify.{self.task}.ended"
+
+    def notification(self, id_: str) -> str:
+        """What became of one notification so far."""
+        return f"{self.root}.ntf.{self.task}.{id_}"
+
+    @property
+    def notifications(self) -> str:
+        """All of the task's notifications (a filter)."""
+        return f"{self.root}.ntf.{self.task}.*"
+
+    def notify_timer(self, id_: str) -> str:
+        """Where the wake-up of a notification is set; setting it again replaces it."""
+        return f"{PREFIX}.timer.notify.set.{self.partition}.{self.namespace}.{self.task}.{id_}"
+
+    def notify_timer_fired(self, id_: str) -> str:
+        """Where it fires; publishing there is a wake-up at once."""
+        return f"{PREFIX}.timer.notify.fire.{self.partition}.{self.namespace}.{self.task}.{id_}"
+
+    @property
+    def notify_timers(self) -> str:
+        """All wake-ups of the task's notifications that are set (a filter)."""
+        return f"{PREFIX}.timer.notify.set.{self.partition}.{self.namespace}.{self.task}.*"
+
+    @property
     def everything(self) -> tuple[str, ...]:
         """All that is stored about the task, in the order in which it is safe to purge it."""
-        kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "led", "int", "msg", "evt")
+        kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "cmd.notify", "led", "int", "ntf", "msg", "evt")
         return (*(f"{self.root}.{kind}.{self.task}.>" for kind in kinds), self.state)
 
     @property
@@ -229,7 +267,7 @@ def holder(token: str) -> str:
 
 
 def task_of(subject: str) -> TaskSubjects:
-    """The task that a state, command, event, ledger, message or timer subject belongs to.
+    """The task that a state, command, event, ledger, message, notification or timer subject belongs to.
 
     Raises `ValueError` for any other subject.
     """
@@ -237,11 +275,20 @@ def task_of(subject: str) -> TaskSubjects:
     match tokens:
         case ["$KV", bucket, namespace, task] if bucket.startswith("holdfast_"):
             return TaskSubjects(int(bucket.removeprefix("holdfast_")), namespace, task)
-        case ["hf", "timer", "set" | "fire", partition, namespace, task, _]:
+        case ["hf", "timer", "set" | "fire", partition, namespace, task, _] | [
+            "hf",
+            "timer",
+            "notify",
+            "set" | "fire",
+            partition,
+            namespace,
+            task,
+            _,
+        ]:
             return TaskSubjects(int(partition), namespace, task)
         case ["hf", partition, namespace, "cmd", _, task, *_]:
             return TaskSubjects(int(partition), namespace, task)
-        case ["hf", partition, namespace, "evt" | "msg" | "led" | "int", task, *_]:
+        case ["hf", partition, namespace, "evt" | "msg" | "led" | "int" | "ntf", task, *_]:
             return TaskSubjects(int(partition), namespace, task)
         case _:
             raise ValueError(f"{subject!r} is not a subject of a task")

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Literal
 
+import msgspec
+
 from schemas.commands import PersonAsked
 from schemas.requests import ParentCall, Priority
 from schemas.wire import Instant, Wire, decoder_of
@@ -131,6 +133,10 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     """The call that this task answers, if another task asked for it."""
     approved: tuple[str, ...] = ()
     """Tools that a person approved for the rest of the task."""
+    response_url: str = msgspec.field(default="", name="responseURL")
+    """Where to post what became of the task."""
+    contact_channel: str = ""
+    """The ContactChannel that is told what became of it."""
 
 
 class Initializing(TaskHeader, frozen=True, kw_only=True, tag="task.initializing.v1"):
@@ -195,6 +201,8 @@ class Ended(TaskHeader, frozen=True, kw_only=True):
     turn: int
     ended_by: str
     """The subject of the event that ended the task."""
+    subscriptions: tuple[str, ...] = ()
+    """The Subscriptions that wanted to know it at that moment, by name."""
 
 
 class FinalAnswer(Ended, frozen=True, kw_only=True, tag="task.final-answer.v1"):

@@ -11,6 +11,7 @@ from email.utils import parseaddr
 from typing import TYPE_CHECKING
 
 from schemas.ids import InvalidId, check_resource_name
+from schemas.notifications import contradictions
 from schemas.requests import InvalidRequest, Limits, check_task_input
 from schemas.resources import (
     LLM,
@@ -24,6 +25,8 @@ from schemas.resources import (
     Quota,
     Ref,
     ServerRef,
+    Subscription,
+    SubscriptionSpec,
     Toolset,
 )
 from services.cli.conversation import as_message
@@ -63,6 +66,8 @@ def check_resource(resource: Resource) -> list[Finding]:
             if not spec.system:
                 found.append((("spec", "system"), "must not be empty"))
             return found
+        case Subscription(spec=spec):
+            return list(_check_subscription(spec))
         case Toolset():
             return []
         case Quota(metadata=metadata):
@@ -164,6 +169,26 @@ def _check_contact_channel(spec: ContactChannelSpec) -> Iterator[Finding]:
         yield ("spec", "email", "address"), f"invalid email address: {spec.email.address!r}"
 
 
+def _check_subscription(spec: SubscriptionSpec) -> Iterator[Finding]:
+    for field, problem in contradictions(spec):
+        yield ("spec", *filter(None, field.split("."))), problem
+    if spec.email is not None:
+        for n, address in enumerate(spec.email.to):
+            if not _is_address(address):
+                yield ("spec", "email", "to", n), f"invalid email address: {address!r}"
+        if not _is_address(spec.email.from_):
+            yield ("spec", "email", "from"), f"invalid email address: {spec.email.from_!r}"
+    try:
+        _check_names(spec.agents)
+    except InvalidId as error:
+        yield ("spec", "agents"), str(error)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        check_resource_name("name", name)
+
+
 def _is_address(text: str) -> bool:
     address = parseaddr(text)[1]
     local, at, domain = address.rpartition("@")
@@ -185,15 +210,13 @@ def without_effect(manifest: Resource | TaskManifest) -> Iterator[Finding]:
                 yield ("spec", "subAgents"), f"spec.subAgents {_NOT_YET}"
         case ContactChannel():
             yield ("kind",), f"ContactChannel is stored and {_NOT_YET}"
-        case LLM() | Toolset() | Quota():
+        case LLM() | Toolset() | Quota() | Subscription():
             return
         case _:
             yield from _task_without_effect(manifest)
 
 
 def _task_without_effect(manifest: TaskManifest) -> Iterator[Finding]:
-    if manifest.spec.contact_channel_ref is not None:
-        yield ("spec", "contactChannelRef"), f"spec.contactChannelRef {_NOT_YET}"
     for field, attribute in (
         ("baseURL", "base_url"),
         ("channelTokenFrom", "channel_token_from"),

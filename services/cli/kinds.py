@@ -88,6 +88,18 @@ KINDS: tuple[KindInfo, ...] = (
         (Column("TYPE"), Column("READY"), Column("STATUS"), Column("DETAIL", wide=True)),
     ),
     KindInfo(
+        "Subscription",
+        ("subscription", "subscriptions", "sub", "subs"),
+        "notifier",
+        (
+            Column("SINK"),
+            Column("EVENTS", wide=True),
+            Column("READY"),
+            Column("STATUS"),
+            Column("DETAIL", wide=True),
+        ),
+    ),
+    KindInfo(
         "Agent",
         ("agent", "agents"),
         "planner",
@@ -127,7 +139,7 @@ KINDS: tuple[KindInfo, ...] = (
         ),
     ),
 )
-ALL = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Agent", "Grant", "Task")
+ALL = ("Quota", "LLM", "MCPServer", "Toolset", "ContactChannel", "Subscription", "Agent", "Grant", "Task")
 """What `get all` shows: not tool calls, of which there are many."""
 _BY_NAME = {name: info for info in KINDS for name in (*info.names, info.kind)}
 

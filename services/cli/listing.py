@@ -8,7 +8,18 @@ from datetime import datetime
 import msgspec
 
 from schemas.events import ModelAnswered, TaskSubmitted, ToolOutput
-from schemas.resources import LLM, Agent, ContactChannel, Grant, MCPServer, Quota, Toolset, ToolsetSpec
+from schemas.resources import (
+    LLM,
+    Agent,
+    ContactChannel,
+    Grant,
+    MCPServer,
+    Quota,
+    Subscription,
+    SubscriptionSpec,
+    Toolset,
+    ToolsetSpec,
+)
 from schemas.subjects import PREFIX, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Ended, FinalAnswer, State
 from schemas.task_view import describe_state
@@ -204,10 +215,18 @@ def _resource(declared: Declared, info: KindInfo) -> Shown:
         case Grant(spec=spec):
             arguments = one_line(spec.arguments or "any", CELL_WIDTH)
             cells = (spec.agent, spec.tool, arguments, spec.by, spec.via, spec.task)
+        case Subscription(spec=spec):
+            cells = (sink_type(spec), ", ".join(spec.events), yes(ready), status, detail)
         case Agent(spec=spec):
             cells = (yes(ready), status, spec.llm_ref.name, detail)
     metadata = resource.metadata
     return Shown(info.kind, metadata.namespace, metadata.name, cells, resource_document(declared, info))
+
+
+def sink_type(spec: SubscriptionSpec) -> str:
+    """How a subscription tells somebody."""
+    sinks = (("webhook", spec.webhook), ("slack", spec.slack), ("email", spec.email))
+    return next(name for name, given in sinks if given is not None)
 
 
 def toolset_type(spec: ToolsetSpec) -> str:

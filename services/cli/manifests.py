@@ -26,6 +26,7 @@ from schemas.resources import (
     Ref,
     Resource,
     SecretKeyRef,
+    Subscription,
     Toolset,
 )
 from schemas.wire import Strict
@@ -51,6 +52,7 @@ class TaskManifestSpec(Strict, frozen=True, kw_only=True):
     context_window: tuple[ManifestMessage, ...] | None = None
     limits: Limits = Limits()
     contact_channel_ref: Ref | None = None
+    response_url: str = msgspec.field(default="", name="responseURL")
 
 
 class PredecessorTaskSpec(TaskManifestSpec, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ _SHAPES: dict[str, type[Manifest]] = {
     "Toolset": Toolset,
     "Quota": Quota,
     "ContactChannel": ContactChannel,
+    "Subscription": Subscription,
     "Task": TaskManifest,
 }
 
@@ -240,6 +243,7 @@ def _request(manifest: TaskManifest) -> SubmitTask:
         limits=spec.limits,
         labels=manifest.metadata.labels,
         contact_channel_ref=spec.contact_channel_ref.name if spec.contact_channel_ref else "",
+        response_url=spec.response_url,
     )
 
 

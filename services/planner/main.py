@@ -11,6 +11,7 @@ from services.planner.events import Events
 from services.planner.reconciler import Reconciler
 from services.planner.requests import Requests
 from services.planner.steps import Steps
+from services.planner.subscribers import Subscribers
 from services.planner.table import TaskTable
 from services.runtime.service import Runtime, Subscription
 
@@ -25,7 +26,8 @@ class Planner:
         self._bus = runtime.bus
         self._table = TaskTable(runtime.bus, runtime.metrics, runtime.traces)
         self._agents = Agents(runtime.resources, runtime.bus.clock)
-        steps = Steps(runtime.bus, self._table, self._agents, runtime.metrics)
+        subscribers = Subscribers(runtime.resources)
+        steps = Steps(runtime.bus, self._table, self._agents, subscribers, runtime.metrics)
         self._events = Events(runtime.bus, steps, self._table, runtime.metrics, runtime.traces)
         self._requests = Requests(runtime.bus, steps)
         self.reconciler = Reconciler(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 LABELS_MAX = 16
 LABEL_LENGTH_MAX = 128
+URL_LENGTH_MAX = 2048
 _REPLY_SUBJECT = re.compile(r"_INBOX[A-Za-z0-9_.-]*")
 _BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]\.role`")
 
@@ -241,6 +243,10 @@ def _checked(request: SubmitTask) -> TaskSpec:
     _check_limits(request.limits)
     _check_labels(request.labels)
     _check_response_format(request.response_format)
+    if request.response_url:
+        _check_url("responseURL", request.response_url)
+    if request.contact_channel_ref:
+        check_resource_name("contactChannelRef", request.contact_channel_ref)
     return TaskSpec(
         agent=request.agent_name,
         user_message=request.user_message,
@@ -250,6 +256,7 @@ def _checked(request: SubmitTask) -> TaskSpec:
         contact_channel=request.contact_channel_ref,
         priority=request.priority,
         response_format=request.response_format,
+        response_url=request.response_url,
     )
 
 
@@ -268,6 +275,18 @@ def _check_labels(labels: dict[str, str]) -> None:
     for key, value in labels.items():
         if not 0 < len(key) <= LABEL_LENGTH_MAX or len(value) > LABEL_LENGTH_MAX:
             raise InvalidRequest(f"label {key[:40]!r}: keys and values have {LABEL_LENGTH_MAX} characters at most")
+
+
+def _check_url(what: str, url: str) -> None:
+    if len(url) > URL_LENGTH_MAX:
+        raise InvalidRequest(f"{what} has {len(url)} characters; {URL_LENGTH_MAX} at most")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidRequest(f"{what} {url[:80]!r} is not an http or https address")
 
 
 def _check_limits(limits: Limits) -> None:

@@ -30,6 +30,7 @@ from services.planner.core.inputs import (
 )
 from services.planner.core.machine import Impossible, transition
 from services.planner.core.policy import budget_of, deadline_of
+from services.planner.subscribers import Subscribers
 from services.planner.table import ABSENT, Held, TaskTable
 from services.runtime.errors import Broken, Conflict, RetryLater
 from services.runtime.ports import Log, Outgoing
@@ -58,10 +59,11 @@ Decide = Callable[[State | None], Awaitable[Input | NotYet | None]]
 class Steps:
     """Moves tasks. One step of a task at a time in this replica; between replicas, the revision decides."""
 
-    def __init__(self, bus: Bus, table: TaskTable, agents: Agents, metrics: Metrics) -> None:
+    def __init__(self, bus: Bus, table: TaskTable, agents: Agents, subscribers: Subscribers, metrics: Metrics) -> None:
         self._bus = bus
         self._table = table
         self._agents = agents
+        self._subscribers = subscribers
         self._metrics = metrics
         self._locks: WeakValueDictionary[TaskSubjects, asyncio.Lock] = WeakValueDictionary()
 
@@ -120,7 +122,10 @@ class Steps:
         state = transition(held.state, happened)
         if state is held.state:
             return False
-        await self._table.commit(task, held, await self._with_agent(task, held.state, state))
+        state = await self._with_agent(task, held.state, state)
+        if isinstance(state, FinalAnswer | Failed | Cancelled):
+            state = msgspec.structs.replace(state, subscriptions=self._subscribers.of(state))
+        await self._table.commit(task, held, state)
         return True
 
     def fallback(self, state: State | None, failed: ModelFailed) -> str:
@@ -237,6 +242,7 @@ class Steps:
             for subject in task.everything:
                 await log.purge(subject)
             await self._bus.timers.cancel(task.timers)
+            await self._bus.timers.cancel(task.notify_timers)
             self._table.forget(task)
         return ""
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.events import ModelAnswered, TaskSubmitted, TimerFired, ToolFinished
 from schemas.live import TaskChanged
+from schemas.notifications import Notify
 from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.task_view import describe_state
@@ -215,6 +216,8 @@ def _outgoing(task: TaskSubjects, wanted: Outstanding, headers: dict[str, str]) 
             return Outgoing(_relative(task, parent).tool_event(result.request, result.n), encode(result), headers)
         case ForChild(task=child, cancel=cancel):
             return Outgoing(_relative(task, child).cancel, encode(cancel), headers)
+        case Notify():
+            subject = task.notify_command
         case _:
             assert_never(wanted)
     return Outgoing(subject, encode(wanted), headers)

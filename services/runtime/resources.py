@@ -20,6 +20,7 @@ from schemas.resources import (
     Resource,
     ResourceStatus,
     Status,
+    Subscription,
     ToolInfo,
     Toolset,
 )
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 CONFLICTS_MAX = 5
 """Lost races of one write of a status."""
 
-R = TypeVar("R", LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Grant)
+R = TypeVar("R", LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Grant, Subscription)
 
 
 class Known(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,13 @@ from schemas.events import (
 from schemas.flow import NamespaceFlow, PoolFlow
 from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.messages import AssistantMessage, Usage
+from schemas.notifications import (
+    NotificationDelivered,
+    NotificationDue,
+    NotificationFailed,
+    NotificationPending,
+    Notify,
+)
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask, TaskSpec
 from schemas.resources import (
     LLM,
@@ -48,6 +55,11 @@ from schemas.resources import (
     QuotaSpec,
     Ref,
     ResourceStatus,
+    SecretKeyRef,
+    SecretSource,
+    SlackSink,
+    Subscription,
+    SubscriptionSpec,
     Toolset,
     ToolsetSpec,
 )
@@ -64,10 +76,23 @@ from schemas.task import (
 )
 from schemas.wire import encode
 from tests.support.wire_first import AT, FIRST, SPARE, TASK
+from tests.support.wire_notifications import NOTIFICATIONS
 from tests.support.wire_second import SECOND
 
 GOLDEN = Path(__file__).parents[1] / "conformance" / "wire" / "golden"
-RELEASES = (FIRST, SECOND)
+RELEASES = (FIRST, SECOND, NOTIFICATIONS)
+
+
+NOTIFICATION: dict[str, Any] = {
+    "id": "n",
+    "namespace": "default",
+    "task": "t",
+    "event": "task.finished",
+    "receiver": "responseURL",
+    "place": 1,
+    "lane": "l",
+    "created_at": AT,
+}
 
 
 class Example(NamedTuple):
@@ -148,6 +173,17 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     Quota(metadata=Metadata(name="default"), spec=QuotaSpec()),
     PoolFlow(),
     NamespaceFlow(),
+    Notify(**TASK, event="task.finished", at=AT),
+    NotificationPending(**NOTIFICATION, due=AT, give_up_at=AT),
+    NotificationDelivered(**NOTIFICATION, at=AT),
+    NotificationFailed(**NOTIFICATION, at=AT, error=""),
+    NotificationDue(due=AT, revision=1),
+    Subscription(
+        metadata=Metadata(name="ops"),
+        spec=SubscriptionSpec(
+            slack=SlackSink(webhook_from=SecretSource(secret_key_ref=SecretKeyRef(name="ops", key="hook")))
+        ),
+    ),
 )
 """Only what has no default."""
 

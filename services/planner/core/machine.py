@@ -129,6 +129,8 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
         labels=spec.labels,
         priority=spec.priority,
         parent=event.parent,
+        response_url=spec.response_url,
+        contact_channel=spec.contact_channel,
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.events import CancelRequested, TaskSubmitted, TimerFired, TimerKind, ToolFinished
 from schemas.messages import ToolOutcome
+from schemas.notifications import Notify, ending_of
 from schemas.requests import ParentCall, TaskSpec
 from schemas.task import (
     AwaitingModel,
@@ -44,7 +45,9 @@ class ForChild(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelRequested
 
 
-Outstanding = CallModel | RunTool | AskPerson | WithdrawQuestion | TaskSubmitted | ToolFinished | ForParent | ForChild
+Outstanding = (
+    CallModel | RunTool | AskPerson | WithdrawQuestion | TaskSubmitted | ToolFinished | ForParent | ForChild | Notify
+)
 """A command to be ensured, a task for another agent, or the result of a call that will have no other."""
 
 
@@ -77,15 +80,19 @@ def outstanding(state: State) -> tuple[Outstanding, ...]:
         case AwaitingTools():
             return tuple(_under_way(state, call) for call in state.calls)
         case FinalAnswer():
-            return _for_parent(state, "succeeded", "", state.window[-1])
+            return (
+                *_for_parent(state, "succeeded", "", state.window[-1]),
+                *_notify(state, answer_seq=state.window[-1]),
+            )
         case Failed(error=error):
             closings = _closings(state, "failed", f"Not done: the task failed ({error}).")
-            return (*closings, *_for_parent(state, "failed", f"The agent {state.agent!r} failed: {error}"))
+            said = f"The agent {state.agent!r} failed: {error}"
+            return (*closings, *_for_parent(state, "failed", said), *_notify(state, error=error))
         case Cancelled(reason=reason):
             why = f": {reason}" if reason else ""
             closings = _closings(state, "cancelled", f"Not done: the task was cancelled{why}.")
             said = f"The task of the agent {state.agent!r} was cancelled{why}"
-            return (*closings, *_for_parent(state, "cancelled", said))
+            return (*closings, *_for_parent(state, "cancelled", said), *_notify(state, error=reason))
         case _:
             assert_never(state)
 
@@ -169,6 +176,23 @@ def _for_parent(
         spend=state.spend,
     )
     return (ForParent(task=parent.task, result=result, answer_seq=answer_seq),)
+
+
+def _notify(state: FinalAnswer | Failed | Cancelled, *, answer_seq: int = 0, error: str = "") -> tuple[Notify, ...]:
+    """Nothing, if nobody wants to know that the task has ended."""
+    if not (state.response_url or state.contact_channel or state.subscriptions):
+        return ()
+    return (
+        Notify(
+            namespace=state.namespace,
+            task=state.task,
+            agent=state.agent,
+            event=ending_of(state),
+            at=state.ended_at,
+            answer_seq=answer_seq,
+            error=error,
+        ),
+    )
 
 
 def timers(state: State) -> tuple[Timer, ...]:

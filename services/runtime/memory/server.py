@@ -80,13 +80,16 @@ class MemoryServer:
                 return self.requests, subjects.REQUESTS_SUBJECTS
             case subjects.PLANNER_TIMERS:
                 return self.timers, (f"{subjects.PREFIX}.timer.fire.>",)
-            case subjects.PLANNER | subjects.LLM_GATEWAY | subjects.TOOL_EXECUTOR:
+            case subjects.NOTIFIER_TIMERS:
+                return self.timers, (subjects.NOTIFIER_TIMERS_FILTER,)
+            case subjects.PLANNER | subjects.LLM_GATEWAY | subjects.TOOL_EXECUTOR | subjects.NOTIFIER:
                 if partition is None:
                     raise ValueError(f"consumer {consumer} is per partition")
                 filter_ = {
                     subjects.PLANNER: subjects.planner_filter,
                     subjects.LLM_GATEWAY: subjects.llm_filter,
                     subjects.TOOL_EXECUTOR: subjects.tool_filter,
+                    subjects.NOTIFIER: subjects.notify_filter,
                 }[consumer](partition)
                 return self.tasks[partition], (filter_,)
             case _:

@@ -162,7 +162,7 @@ def stream_of(consumer: str, partition: int | None) -> str:
     match consumer:
         case subjects.PLANNER_REQUESTS:
             return subjects.REQUESTS_STREAM
-        case subjects.PLANNER_TIMERS:
+        case subjects.PLANNER_TIMERS | subjects.NOTIFIER_TIMERS:
             return subjects.TIMERS_STREAM
         case _:
             if partition is None:
@@ -181,8 +181,10 @@ def _consumer_plans(settings: Settings) -> Iterator[ConsumerPlan]:
         yield _consumer(settings, stream, subjects.PLANNER, subjects.planner_filter(partition))
         yield _consumer(settings, stream, subjects.LLM_GATEWAY, subjects.llm_filter(partition))
         yield _consumer(settings, stream, subjects.TOOL_EXECUTOR, subjects.tool_filter(partition))
+        yield _consumer(settings, stream, subjects.NOTIFIER, subjects.notify_filter(partition))
     yield _consumer(settings, subjects.REQUESTS_STREAM, subjects.PLANNER_REQUESTS, "hf.tasks.>")
     yield _consumer(settings, subjects.TIMERS_STREAM, subjects.PLANNER_TIMERS, "hf.timer.fire.>")
+    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER)
 
 
 def _consumer(settings: Settings, stream: str, name: str, filter_: str) -> ConsumerPlan:

@@ -239,7 +239,7 @@ def test_the_predecessors_only_fields_are_unknown_in_our_version() -> None:
         ("kind: Agen\napiVersion: holdfast.dev/v1", "x.yaml:1: kind: 'Agen' is not a kind; known are Quota, LLM"),
         (
             "apiVersion: holdfast.dev/v1",
-            "x.yaml:1: kind: required; one of Quota, LLM, MCPServer, Toolset, ContactChannel, Agent, Task",
+            "x.yaml:1: kind: required; one of Quota, LLM, MCPServer, Toolset, ContactChannel, Subscription, Agent, Task",
         ),
         ("kind: Agent\napiVersion: v2", "x.yaml:2: apiVersion: must be holdfast.dev/v1 or acp.humanlayer.dev/v1alpha1"),
         ("kind: ToolCall\napiVersion: x", "x.yaml:1: kind: a ToolCall is made by the system: read it with"),
