@@ -17,6 +17,7 @@ from typing import NamedTuple
 from schemas.resources import LLM, LLMSpec
 from services.llm_gateway.core.endpoints import BadSpec, Endpoint, endpoint_of, parameters_of, timeout_s_of
 from services.llm_gateway.providers.base import Provider, Setup
+from services.llm_gateway.providers.text_calling import TextCalling
 from services.runtime.ports import Clock
 from services.runtime.secrets import SecretMissing, Secrets
 from services.runtime.tasks import Tasks
@@ -98,6 +99,8 @@ class Models:
         module = await asyncio.to_thread(_provider_module, endpoint.family)
         setup = Setup(spec=spec, endpoint=endpoint, parameters=parameters, api_key=api_key, clock=self._clock)
         provider: Provider = module.make(setup)
+        if spec.tool_calling == "text" and endpoint.family != "scripted":
+            provider = TextCalling(provider)
         return Model(version, endpoint, provider, spec.parameters.concurrency)
 
     def _api_key(self, spec: LLMSpec, endpoint: Endpoint) -> str:
