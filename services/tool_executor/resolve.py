@@ -85,6 +85,9 @@ class Resolver:
             if status is None or not status.ready:
                 why = status.status_detail if status else "nothing is known of it yet"
                 yield f"MCP server {ref.name!r} is not ready: {why}"
+        for ref in agent.spec.toolsets:
+            if not tools_of(self._resources, agent.metadata.namespace, "Toolset", ref.name):
+                yield f"toolset {ref.name!r} is not there"
 
     def _target(self, namespace: str, offered: OfferedTool) -> Target:
         match offered.via:
@@ -99,8 +102,9 @@ class Resolver:
                 if spec is None:
                     raise NotNow(f"toolset {offered.server!r} is not there any more")
                 policy, concurrency = toolset_policy(spec, offered.info), spec.concurrency
-            case "Agent":  # the planner makes a task of it, unless it does not know the agent at that moment
-                raise BadArguments(f"{offered.name!r} was not done: this agent was just being changed. Call it again.")
+            case "Agent" | "ContactChannel":  # the planner does these, unless it does not know them at that moment
+                kind = "agent" if offered.via == "Agent" else "contact channel"
+                raise BadArguments(f"{offered.name!r} was not done: this {kind} was just being changed. Call it again.")
             case _:
                 assert_never(offered.via)
         return Target(via=offered.via, server=offered.server, info=offered.info, policy=policy, concurrency=concurrency)
