@@ -13,15 +13,19 @@ import msgspec
 from schemas.flow import Flow, Learned, Reservation
 from schemas.resources import LLMLimits
 from services.llm_gateway.core.budget import estimated_usd
-from services.llm_gateway.core.lines import LEARNED_AFTER, Ask, Parked, give_back, park, serve, standing_of
+from services.llm_gateway.core.lines import LEARNED_AFTER, Ask, Parked, Standing, give_back, park, serve, standing_of
 from services.llm_gateway.core.meter import Look, Need, Wanting, correct, cost_of, take, tidied, uncounted
 
 F = TypeVar("F", bound=Flow)
 
 BURST_S = 6.0
 """What may be let through at once when nobody waits, in seconds of the steady rate."""
+BURST_CALLS = 3
+"""The same in calls, if that is more."""
 STEADY_S = 1.5
 """The same while somebody waits: enough for timers that are late."""
+STEADY_CALLS = 1.25
+"""The same in calls, if that is more."""
 LEARNING = 0.1
 """How far one call moves a mean."""
 
@@ -64,10 +68,11 @@ def admit(flow: F, limits: LLMLimits, ask: Ask, now: datetime) -> tuple[F, Admit
     standing = standing_of(flow, limits, ask, tokens, now)
     if standing.behind:
         return park(flow, standing, Wanting(0.0, "line"))
-    ahead_s = None if standing.credit else STEADY_S if standing.contended else BURST_S
-    wanting = Look(flow, limits, Need(tokens, 1), standing.claimed, now).wanting(ahead_s=ahead_s)
-    if wanting is not None:
-        return park(flow, standing, wanting)
+    look = Look(flow, limits, Need(tokens, 1), standing.claimed, now)
+    if look.wanting(ahead_s=_ahead_s(standing)) is not None:
+        # Whoever waits is let through at the steady pace, so that is what the wait is reckoned by.
+        wanting = look.wanting(ahead_s=None if standing.credit else _steady_s(standing))
+        return park(flow, standing, wanting or Wanting(0.0, "line"))
     flow = take(serve(flow, standing), limits, Need(tokens, 1), now)
     cost = estimated_usd(ask.input_tokens, tokens - ask.input_tokens, ask.pricing)
     kept = Reservation(namespace=ask.namespace, tokens=tokens, at=now, expires=ask.expires, cost_usd=cost)
@@ -118,9 +123,20 @@ def hold(flow: F, until: datetime) -> F:
     return msgspec.structs.replace(flow, held_until=until)
 
 
+def _ahead_s(standing: Standing) -> float | None:
+    """How far the pace may be ahead after a call."""
+    if standing.credit:
+        return None
+    return _steady_s(standing) if standing.contended else max(BURST_S, BURST_CALLS * standing.cost_s)
+
+
 def _without_dead(flow: F, name: str, now: datetime) -> F:
     """Without the calls whose replica has died. What they reserved stays used."""
     if name not in flow.under_way and all(one.expires > now for one in flow.under_way.values()):
         return flow
     kept = {key: one for key, one in flow.under_way.items() if one.expires > now and key != name}
     return msgspec.structs.replace(flow, under_way=kept)
+
+
+def _steady_s(standing: Standing) -> float:
+    return max(STEADY_S, STEADY_CALLS * standing.cost_s)
