@@ -8,23 +8,23 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage, text_of
-from schemas.task import AwaitingModel, AwaitingTools, Ended, RetryingModel, State, Waiting
+from schemas.task import AwaitingModel, AwaitingTools, Ended, LLMSpend, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
 from services.cli.client import Client, Declared
 from services.cli.documents import status_text
 from services.cli.events import EventLine, event_lines
 from services.cli.exits import not_found
-from services.cli.history import conversation
+from services.cli.flow import used_of
+from services.cli.history import Step, steps
+from services.cli.images import image_text
 from services.cli.kinds import KindInfo
 from services.cli.listing import TaskDetails, details, find_toolcall
 from services.cli.render import as_yaml, plain_rows
 from services.cli.text import age, money, one_line, safe, seconds_text, stamp
 from services.cli.toolcalls import ToolCallView
+from services.cli.transcript import model_call_rows, shortened, transcript
 
 LABEL_WIDTH = 14
-PART_WIDTH = 2000
-"""Characters of one message that are shown."""
 
 
 async def describe(client: Client, info: KindInfo, namespace: str, name: str, now: datetime) -> str:
@@ -32,15 +32,18 @@ async def describe(client: Client, info: KindInfo, namespace: str, name: str, no
     match info.kind:
         case "Task":
             known = await details(client, namespace, name)
-            messages = await conversation(client.log_of(known.task), known.state.window)
-            return "\n".join(_task(known, messages, now))
+            said = await steps(client.log_of(known.task), known.state.window)
+            return "\n".join(_task(known, said, now))
         case "ToolCall":
             return "\n".join(_toolcall(await find_toolcall(client, namespace, name), now))
         case _:
             declared = await client.resource(info.kind, namespace, name)
             if declared is None:
                 raise not_found(info.kind, namespace, name)
-            return "\n".join(_resource(declared, info, now))
+            lines = _resource(declared, info, now)
+            if used := await used_of(client, declared, now):
+                lines += ["Used:", *_indented("\n".join(_fields(*used)))]
+            return "\n".join(lines)
 
 
 def event_rows(events: Iterable[EventLine], now: datetime) -> list[str]:
@@ -83,7 +86,7 @@ def _effects(annotations: Any) -> str:
     return "destructive" if annotations.destructive else "changes things"
 
 
-def _task(known: TaskDetails, messages: Sequence[Message], now: datetime) -> list[str]:
+def _task(known: TaskDetails, said: Sequence[Step], now: datetime) -> list[str]:
     state = known.state
     view = describe_state(state)
     lines = _fields(
@@ -96,6 +99,8 @@ def _task(known: TaskDetails, messages: Sequence[Message], now: datetime) -> lis
         ("Ready", f"{'yes' if view.ready else 'no'} ({view.status})"),
         ("Detail", view.status_detail),
         ("Error", view.error if view.error != view.status_detail else ""),
+        ("Parked", _parked(state, now)),
+        ("Priority", "" if state.priority == "normal" else state.priority),
         ("Turn", "" if not _turn(state) else str(_turn(state))),
         ("Started", f"{stamp(state.created_at)} ({age(state.created_at, now)} ago)"),
         (
@@ -108,9 +113,11 @@ def _task(known: TaskDetails, messages: Sequence[Message], now: datetime) -> lis
         ("Revision", str(known.stored.revision)),
     )
     lines += ["Spent:", *_indented("\n".join(_spent(known)))]
+    if calls := model_call_rows(known.records):
+        lines += ["Model calls:", *_indented("\n".join(calls))]
     if known.calls:
         lines += ["Tool calls:", *_indented("\n".join(toolcall_rows(known.calls)))]
-    lines += ["Conversation:", *_indented("\n".join(transcript(messages)) or "(not started)")]
+    lines += ["Conversation:", *_indented("\n".join(transcript(state.task, said)) or "(not started)")]
     lines += ["Events:", *_indented("\n".join(event_rows(event_lines(state.task, state, known.records), now)))]
     return lines
 
@@ -123,6 +130,15 @@ def _turn(state: State) -> int:
             return turn
         case _:
             return 0
+
+
+def _parked(state: State, now: datetime) -> str:
+    """Since when and until when a call waits for a limit of ours, and for which."""
+    if not isinstance(state, RetryingModel) or not state.throttled:
+        return ""
+    since = state.tries.parked_since or state.updated_at
+    times = f" (looked {state.tries.parks} times)" if state.tries.parks > 1 else ""
+    return f"for {age(since, now)}{times}, looks again at {stamp(state.not_before)}: {state.error}"
 
 
 def _spent(known: TaskDetails) -> list[str]:
@@ -140,7 +156,16 @@ def _spent(known: TaskDetails) -> list[str]:
         ("Tokens", f"{used}{f' of {tokens}' if tokens else ''} ({spend.input_tokens} in, {spend.output_tokens} out)"),
         ("Cost", f"{money(spend.cost_usd)}{f' of {money(cost)}' if cost is not None else ''}"),
         ("Deadline", stamp(state.deadline) if state.deadline else ""),
+        *((f"By {name}", _llm_spend(one)) for name, one in sorted(spend.by_llm.items())),
     )
+
+
+def _llm_spend(spend: LLMSpend) -> str:
+    calls = f"{spend.model_calls} call{'' if spend.model_calls == 1 else 's'}"
+    cached = f" ({spend.cached_tokens} cached)" if spend.cached_tokens else ""
+    reasoning = f" ({spend.reasoning_tokens} reasoning)" if spend.reasoning_tokens else ""
+    tokens = f"{spend.input_tokens} in{cached}, {spend.output_tokens} out{reasoning}"
+    return f"{calls}, {tokens}, {money(spend.cost_usd)}"
 
 
 def toolcall_rows(calls: Iterable[ToolCallView]) -> list[str]:
@@ -157,30 +182,6 @@ def toolcall_rows(calls: Iterable[ToolCallView]) -> list[str]:
         for call in calls
     ]
     return plain_rows(("NAME", "TOOL", "OUTCOME", "TOOK", "ATTEMPTS", "RESULT"), rows)
-
-
-def transcript(messages: Iterable[Message]) -> list[str]:
-    """A conversation, each message under its role."""
-    lines: list[str] = []
-    for message in messages:
-        match message:
-            case SystemMessage(content=content):
-                lines += _said("system", content)
-            case UserMessage(content=said, name=name):
-                content = text_of(said)
-                lines += _said(f"user {name}".rstrip(), content)
-            case AssistantMessage(content=content, tool_calls=calls):
-                lines += _said("assistant", content)
-                lines += [f"  calls {call.name} {one_line(call.arguments, 200)}  [{call.id}]" for call in calls]
-            case ToolMessage(content=content, name=name, tool_call_id=call):
-                lines += _said(f"tool {name} [{call}]{' (error)' if message.is_error else ''}", content)
-    return lines
-
-
-def _said(who: str, content: str) -> list[str]:
-    text = safe(content)
-    shown = text[:PART_WIDTH] + (f"… ({len(text) - PART_WIDTH} characters more)" if len(text) > PART_WIDTH else "")
-    return [f"{who}:", *(f"  {line}" for line in shown.splitlines())]
 
 
 def _toolcall(call: ToolCallView, now: datetime) -> list[str]:
@@ -200,6 +201,9 @@ def _toolcall(call: ToolCallView, now: datetime) -> list[str]:
     lines += ["Arguments:", *_indented(safe(call.arguments))]
     if finished:
         lines += ["Result:", *_indented(safe(finished.content))]
+        lines += _indented("\n".join(map(image_text, finished.images)))
+        if finished.whole:
+            lines.append(f"  {shortened(call.name)}")
     return lines
 
 

@@ -86,7 +86,10 @@ def _matching(value: Plain, info: inspect.Type) -> inspect.Type:
     """The member of a union that a value of this shape would have to be."""
     if isinstance(info, inspect.UnionType):
         for member in info.types:
-            if isinstance(value, dict) and isinstance(member, inspect.StructType | inspect.DictType):
+            if isinstance(value, dict) and isinstance(member, inspect.StructType) and member.tag is not None:
+                if value.get(member.tag_field or "") == member.tag:
+                    return member
+            elif isinstance(value, dict) and isinstance(member, inspect.StructType | inspect.DictType):
                 return member
             if isinstance(value, list) and isinstance(member, inspect.ListType | inspect.VarTupleType):
                 return member

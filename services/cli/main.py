@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schemas.wire import Malformed
-from services.cli.commands import deadletters, resources, serving, tasks
+from services.cli.commands import deadletters, resources, serving, tasks, usage
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
@@ -49,7 +49,7 @@ for command in (serving.dev, serving.demo, serving.serve, completion):
     add(app, command, panel=SETUP)
 for command in (resources.apply, resources.get, resources.describe, resources.delete):
     add(app, command, panel=DECLARE)
-for command in (tasks.run, tasks.submit, tasks.watch, tasks.cancel, tasks.events):
+for command in (tasks.run, tasks.submit, tasks.watch, tasks.cancel, tasks.events, usage.usage):
     add(app, command, panel=TASKS)
 app.add_typer(deadletters.app, name="dlq", rich_help_panel=REPAIR)
 

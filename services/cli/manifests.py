@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from schemas.ids import InvalidId, check_resource_name, check_token
-from schemas.requests import Limits, SubmitTask
+from schemas.requests import Limits, Priority, ResponseFormat, SubmitTask
 from schemas.resources import (
     API_VERSION,
     API_VERSIONS_ACCEPTED,
@@ -20,6 +20,7 @@ from schemas.resources import (
     LLM,
     Agent,
     ContactChannel,
+    Grant,
     MCPServer,
     Metadata,
     Quota,
@@ -52,6 +53,8 @@ class TaskManifestSpec(Strict, frozen=True, kw_only=True):
     context_window: tuple[ManifestMessage, ...] | None = None
     limits: Limits = Limits()
     contact_channel_ref: Ref | None = None
+    priority: Priority = "normal"
+    response_format: ResponseFormat | None = None
     response_url: str = msgspec.field(default="", name="responseURL")
 
 
@@ -84,6 +87,7 @@ _SHAPES: dict[str, type[Manifest]] = {
     "MCPServer": MCPServer,
     "Toolset": Toolset,
     "Quota": Quota,
+    "Grant": Grant,
     "ContactChannel": ContactChannel,
     "Subscription": Subscription,
     "Task": TaskManifest,
@@ -243,6 +247,8 @@ def _request(manifest: TaskManifest) -> SubmitTask:
         limits=spec.limits,
         labels=manifest.metadata.labels,
         contact_channel_ref=spec.contact_channel_ref.name if spec.contact_channel_ref else "",
+        priority=spec.priority,
+        response_format=spec.response_format,
         response_url=spec.response_url,
     )
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from schemas.ids import InvalidId, check_resource_name, check_token
-from schemas.requests import InvalidRequest, Limits, SubmitTask, check_task_input
+from schemas.messages import ContentPart, Message, TextPart, UserMessage
+from schemas.requests import InvalidRequest, Limits, ResponseFormat, SubmitTask, check_task_input
+from services.cli.checks import check_response_format
 from services.cli.exits import ExitCode, Stop
+from services.cli.fields import convert
+from services.cli.images import image_of
+from services.cli.manifests import said
+from services.cli.sources import read_sources
+from services.cli.yamldoc import Plain, read_documents, spelled
+
+
+class Question(NamedTuple):
+    """A task's input: exactly one of these."""
+
+    user_message: str | None
+    context_window: tuple[Message, ...] | None
 
 
 def limits_of(max_turns: int | None, max_tokens: int | None, max_cost: str, deadline: float | None) -> Limits:
@@ -32,6 +48,39 @@ def labels_of(given: list[str] | None) -> dict[str, str]:
         if not key or not equals:
             raise Stop(f"--label {text!r} must be KEY=VALUE", ExitCode.USAGE)
         found[key] = value
+    return found
+
+
+def question_of(text: str, images: Sequence[str]) -> Question:
+    """What the agent is asked: a text, or a message of a text and images."""
+    if not images:
+        return Question(text, None)
+    parts: tuple[ContentPart, ...] = tuple(map(image_of, images))
+    parts = (TextPart(text=text), *parts) if text else parts
+    return Question(None, (UserMessage(content=parts),))
+
+
+def response_format_of(file: str) -> ResponseFormat | None:
+    """The response format in a file of JSON or YAML: a JSON Schema alone, or with its name and `strict`."""
+    if not file:
+        return None
+    ((name, text),) = read_sources([file])
+    documents, problems = read_documents(text, name)
+    if problems or len(documents) != 1:
+        why = said(problems[0]) if problems else f"{name} must hold one document, not {len(documents)}"
+        raise Stop(why, ExitCode.REFUSED)
+    data = documents[0].data
+    if isinstance(data, dict):
+        inner = data.get("json_schema")
+        data = inner if isinstance(inner, dict) else data  # OpenAI's form
+        if not isinstance(data.get("schema"), dict):
+            alone: dict[str, Plain] = {"schema": data}
+            data = alone
+    found, wrong = convert(data, ResponseFormat)
+    if found is None:
+        raise Stop("\n".join(f"{name}: {spelled(one.path)}: {one.message}" for one in wrong), ExitCode.REFUSED)
+    for path, message in check_response_format(found, ()):
+        raise Stop(f"{name}: {spelled(path)} {message}", ExitCode.REFUSED)
     return found
 
 

@@ -118,7 +118,9 @@ class World(NamedTuple):
     agent: AgentSpec
     tools: dict[tuple[str, str], tuple[ToolInfo, ...]]
 
-    def tools_of(self, via: Literal["MCPServer", "Toolset", "Agent"], name: str) -> tuple[ToolInfo, ...]:
+    def tools_of(
+        self, via: Literal["MCPServer", "Toolset", "ContactChannel", "Agent"], name: str
+    ) -> tuple[ToolInfo, ...]:
         return self.tools.get((via, name), ())
 
 

@@ -15,7 +15,7 @@ from services.cli.describe import describe as described
 from services.cli.documents import status_text
 from services.cli.exits import ExitCode, Stop, not_found
 from services.cli.kinds import KindInfo, kind_named, kinds_named
-from services.cli.listing import Shown, find, list_kind
+from services.cli.listing import Shown, find, list_kind, whole_output
 from services.cli.manifests import BadManifests, Parsed, parse
 from services.cli.options import Files, Output, Target, note, on_bus
 from services.cli.render import show_documents, show_tables, write
@@ -131,11 +131,14 @@ async def get(
     ] = None,
     output: Output = "table",
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Print the result of one tool call, all of it, and nothing else.")
+    ] = False,
 ) -> None:
     """Show resources, tasks and tool calls.
 
-    Kinds: llm, mcpserver, contactchannel, agent, task, toolcall. READY, STATUS and, with `-o wide`, DETAIL say of
-    each whether it can be used and what is wrong if not.
+    Kinds: llm, mcpserver, toolset, quota, contactchannel, agent, task, toolcall. READY, STATUS and, with `-o wide`,
+    DETAIL say of each whether it can be used and what is wrong if not.
 
     [bold]Examples[/bold]
 
@@ -143,10 +146,16 @@ async def get(
       holdfast get agents,mcpservers -o wide
       holdfast get task helper-task-x7 -o yaml
       holdfast get toolcalls -A
+      holdfast get toolcall helper-task-x7-r1-tc-01 --whole
       holdfast get tasks -o json | jq '.items[].status.output'
     """
     infos, wanted = _kinds_and_names(kinds, names or [])
+    if whole and (len(wanted) != 1 or infos[0].kind != "ToolCall"):
+        raise Stop("--whole is for one tool call: `holdfast get toolcall NAME --whole`", ExitCode.USAGE)
     async with connected(target.server) as client:
+        if whole:
+            write(await whole_output(client, target.namespace, wanted[0]))
+            return
         now = client.bus.clock.now()
         groups: list[tuple[KindInfo, Sequence[Shown]]] = []
         for info in infos:

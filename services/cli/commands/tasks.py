@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from schemas.requests import SubmitTask
+from schemas.requests import Priority, SubmitTask
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, State, Waiting
 from services.cli.client import Client
@@ -26,7 +26,7 @@ from services.cli.listing import details, find, output_of
 from services.cli.narrator import Narrator, narrator
 from services.cli.options import Files, Target, note, on_bus
 from services.cli.render import show_documents, write
-from services.cli.requests import checked, labels_of, limits_of
+from services.cli.requests import checked, labels_of, limits_of, question_of, response_format_of
 
 AgentArgument = Annotated[
     str, typer.Argument(metavar="AGENT", help="The agent's name.", autocompletion=complete_agents)
@@ -42,6 +42,22 @@ MaxCost = Annotated[str, typer.Option("--max-cost", metavar="USD", help="US doll
 Deadline = Annotated[
     float | None,
     typer.Option("--deadline", metavar="SECONDS", help="Wall time of the task.", rich_help_panel="Limits"),
+]
+PriorityOption = Annotated[
+    Priority,
+    typer.Option("--priority", help="Among the waiting model calls of its namespace.", show_choices=True),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", metavar="FILE_OR_URL", help="PNG, JPEG, GIF or WebP, shown to the model; repeatable."),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--response-format",
+        metavar="FILE",
+        help="JSON Schema (JSON or YAML) that the answer has to fit; instead of the agent's own.",
+    ),
 ]
 Form = Annotated[
     Literal["text", "json", "yaml", "name"],
@@ -68,6 +84,9 @@ async def run(
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = "",
     deadline: Deadline = None,
+    image: Images = None,
+    response_format: Format = "",
+    priority: PriorityOption = "normal",
     output: Form = "text",
 ) -> int:
     """Ask an agent something and wait for its answer.
@@ -80,12 +99,23 @@ async def run(
       holdfast run helper "What time is it in Tokyo?"
       answer=$(holdfast run helper "Summarise the last commit" --timeout 120)
       git diff | holdfast run reviewer - --max-cost 0.10 -o json
+      holdfast run clerk "Read this receipt" --image receipt.jpg --response-format receipt.json
     """
     if message == "-":
         message = sys.stdin.read()
     limits = limits_of(max_turns, max_tokens, max_cost, deadline)
+    question = question_of(message, image or [])
     request = checked(
-        SubmitTask(agent_name=agent, name=name, user_message=message, limits=limits, labels=labels_of(label))
+        SubmitTask(
+            agent_name=agent,
+            name=name,
+            user_message=question.user_message,
+            context_window=question.context_window,
+            limits=limits,
+            labels=labels_of(label),
+            priority=priority,
+            response_format=response_format_of(response_format),
+        )
     )
     async with connected(target.server) as client:
         accepted = await client.submit(target.namespace, request)
@@ -113,6 +143,9 @@ async def submit(
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = "",
     deadline: Deadline = None,
+    image: Images = None,
+    response_format: Format = "",
+    priority: PriorityOption = "normal",
     output: Annotated[
         Literal["text", "json", "name"], typer.Option("--output", "-o", help="Form of the output.")
     ] = "text",
@@ -138,7 +171,17 @@ async def submit(
     else:
         text = sys.stdin.read() if message == "-" else message
         limits = limits_of(max_turns, max_tokens, max_cost, deadline)
-        request = SubmitTask(agent_name=agent, name=name, user_message=text, limits=limits, labels=labels_of(label))
+        question = question_of(text, image or [])
+        request = SubmitTask(
+            agent_name=agent,
+            name=name,
+            user_message=question.user_message,
+            context_window=question.context_window,
+            limits=limits,
+            labels=labels_of(label),
+            priority=priority,
+            response_format=response_format_of(response_format),
+        )
         wanted = [(target.namespace, checked(request))]
     async with connected(target.server) as client:
         for namespace, request in wanted:
