@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,7 @@ QUESTIONS_MAX = 16
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What a server wants to know."""
 
+    server: str
     message: str
     schema: dict[str, Any] | None = None
     url: str = ""
@@ -72,13 +75,12 @@ asking: ContextVar[Asker | None] = ContextVar("holdfast_asking", default=None)
 class Asker:
     """Asks for one call."""
 
-    def __init__(self, bus: Bus, subjects: TaskSubjects, run: RunTool, server: str) -> None:
+    def __init__(self, bus: Bus, subjects: TaskSubjects, run: RunTool) -> None:
         self._log = bus.log(subjects.partition)
         self._signals = bus.signals
         self._clock = bus.clock
         self._subjects = subjects
         self._run = run
-        self._server = server
         self._asked = 0
         self._open: set[int] = set()
         """Questions that have no answer yet."""
@@ -90,6 +92,18 @@ class Asker:
     def task(self) -> str:
         """The task that it asks for."""
         return self._subjects.state
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncGenerator[None]:
+        """The call is made inside."""
+        token = asking.set(self)
+        try:
+            yield
+        finally:
+            asking.reset(token)
+            if self._deaf is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._deaf()
 
     def start(self) -> None:
         """The call is made, perhaps again: what it asks may have been asked before."""
@@ -114,8 +128,6 @@ class Asker:
         self._ended = True
         self._look.set()
         try:
-            if self._deaf is not None:
-                await self._deaf()
             unanswered = await self._unanswered() if look else self._open
             for k in sorted(unanswered):
                 await self._close(k, "withdrawn")
@@ -137,7 +149,7 @@ class Asker:
                 url=question.url,
                 agent=run.agent,
                 tool=run.tool,
-                server=self._server,
+                server=question.server,
                 at=now,
                 expires=now + timedelta(seconds=question.timeout_s),
             )

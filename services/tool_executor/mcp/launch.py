@@ -93,7 +93,14 @@ def launch_of(spec: MCPServerSpec, secrets: Secrets) -> Launch:
     longest_s = max((spec.timeout_s, *(policy.timeout_s or 0.0 for policy in spec.policies)))
     read_timeout_s = max(300.0, 2 * longest_s + 60, longest_s + spec.elicitation_timeout_s + 60)
     if spec.transport == "stdio":
-        return Launch(command=(spec.command, *spec.args), env=env, concurrency=spec.concurrency, secrets=tuple(hidden))
+        return Launch(
+            command=(spec.command, *spec.args),
+            env=env,
+            concurrency=spec.concurrency,
+            secrets=tuple(hidden),
+            asks=spec.elicitation,
+            ask_timeout_s=spec.elicitation_timeout_s,
+        )
     headers = _values(spec.headers, secrets, hidden)
     if spec.bearer_from is not None:
         headers["Authorization"] = f"Bearer {_secret(spec.bearer_from, secrets, hidden)}"

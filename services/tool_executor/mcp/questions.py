@@ -117,12 +117,13 @@ class Questions:
 
     def _question(self, params: ElicitRequestParams) -> Question | None:
         """What is asked, in bounds; None for what no person could answer."""
+        server = self._name.rsplit("/", 1)[-1]
         message = self._redact(params.message)[:MESSAGE_LENGTH_MAX]
         if isinstance(params, ElicitRequestFormParams):
             schema = params.requested_schema
             if schema.get("type") != "object" or len(msgspec.json.encode(schema)) > SCHEMA_BYTES_MAX:
                 return None
-            return Question(message=message, schema=schema, timeout_s=self._timeout_s)
+            return Question(server=server, message=message, schema=schema, timeout_s=self._timeout_s)
         if len(params.url) > URL_LENGTH_MAX or not params.url.startswith(WEB):
             return None
-        return Question(message=message, url=params.url, timeout_s=self._timeout_s)
+        return Question(server=server, message=message, url=params.url, timeout_s=self._timeout_s)

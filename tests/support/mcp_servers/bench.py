@@ -17,6 +17,7 @@ import msgspec
 from schemas import subjects
 from schemas.commands import RunTool
 from schemas.events import ModelAnswered, ToolFinished
+from schemas.interactions import InteractionAction, InteractionAnswered, InteractionRequested, interaction_id
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from schemas.resources import (
     Agent,
@@ -74,6 +75,8 @@ def stdio_server(
     policies: Sequence[ToolPolicy] = (),
     timeout_s: float = 20.0,
     concurrency: int = 16,
+    elicitation: bool = True,
+    elicitation_timeout_s: float = 60.0,
 ) -> MCPServer:
     """The manifest of a server that is a process. Our own servers are found through PYTHONPATH."""
     variables = {"PYTHONPATH": str(ROOT), **(env or {})}
@@ -87,6 +90,8 @@ def stdio_server(
             policies=tuple(policies),
             timeout_s=timeout_s,
             concurrency=concurrency,
+            elicitation=elicitation,
+            elicitation_timeout_s=elicitation_timeout_s,
         ),
     )
 
@@ -142,10 +147,11 @@ def http_server(
 
 
 class HttpKitchen:
-    """The SDK's server as a process behind a port."""
+    """The SDK's server as a process behind a port; or another module with its `serve`."""
 
-    def __init__(self, record: Path, *flags: str, token: str = "") -> None:
+    def __init__(self, record: Path, *flags: str, token: str = "", name: str = "kitchen") -> None:
         self._record = record
+        self._name = name
         self._flags = flags
         self._token = token
         self._port = 0
@@ -159,7 +165,7 @@ class HttpKitchen:
     def start(self) -> None:
         """Start it, on the same port as before; returns when it listens."""
         self._process = subprocess.Popen(
-            module("kitchen", "--http", str(self._port), *self._flags),
+            module(self._name, "--http", str(self._port), *self._flags),
             env=environ_of(RECORD=str(self._record), TOKEN=self._token),
             stdout=subprocess.PIPE,
             text=True,
@@ -197,17 +203,52 @@ class Bench:
         self.bus = bus
         self._numbers = itertools.count(1)
 
+    # --- playing the person ---
+
+    async def question(self, task: TaskSubjects, k: int = 1) -> InteractionRequested:
+        """Wait for a question of a task's call."""
+        found: list[InteractionRequested] = []
+
+        async def there() -> bool:
+            entry = await self.bus.log(0).get(task.interaction_asked("r1", 1, k))
+            found[:] = [decode(entry.data, InteractionRequested)] if entry is not None else []
+            return bool(found)
+
+        await until(there, f"question {k} of {task.task}")
+        return found[0]
+
+    async def reply(
+        self, task: TaskSubjects, action: InteractionAction, content: dict[str, Any] | None = None, k: int = 1
+    ) -> None:
+        """Answer a question as the planner would."""
+        answered = InteractionAnswered(
+            namespace=task.namespace,
+            task=task.task,
+            interaction=interaction_id("r1", 1, k),
+            action=action,
+            content=content,
+            at=self.bus.clock.now(),
+        )
+        await self.bus.log(0).record(Outgoing(task.interaction_answered("r1", 1, k), encode(answered)))
+        await self.bus.signals.publish(task.live, encode(answered))
+
+    async def reply_to(self, task: TaskSubjects, k: int = 1) -> InteractionAnswered | None:
+        """The answer to a question, if there is one."""
+        entry = await self.bus.log(0).get(task.interaction_answered("r1", 1, k))
+        return decode(entry.data, InteractionAnswered) if entry is not None else None
+
+    # --- playing the planner and the model ---
+
     async def declare(self, server: MCPServer, *, agent: str = "helper", servers: Sequence[str] = ()) -> None:
         """Apply a server, and an agent that has it (or `servers`)."""
         meta = server.metadata
         await self.bus.resources.put(subjects.spec_key("MCPServer", meta.namespace, meta.name), encode(server))
         await self.declare_agent(*(servers or (meta.name,)), agent=agent, namespace=meta.namespace)
 
-    async def declare_agent(self, *servers: str, agent: str = "helper", namespace: str = "default") -> None:
+    async def declare_agent(self, *servers: str | ServerRef, agent: str = "helper", namespace: str = "default") -> None:
         """Apply an agent that has these servers."""
-        spec = AgentSpec(
-            llm_ref=Ref(name="model"), system="s", mcp_servers=tuple(ServerRef(name=name) for name in servers)
-        )
+        refs = tuple(ServerRef(name=one) if isinstance(one, str) else one for one in servers)
+        spec = AgentSpec(llm_ref=Ref(name="model"), system="s", mcp_servers=refs)
         declared = Agent(metadata=Metadata(name=agent, namespace=namespace), spec=spec)
         await self.bus.resources.put(subjects.spec_key("Agent", namespace, agent), encode(declared))
 

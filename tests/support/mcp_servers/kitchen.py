@@ -5,6 +5,7 @@ What its tools do to the world is a line in the file `$RECORD`: the tools' own r
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -23,6 +24,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 READ_ONLY = ToolAnnotations(read_only_hint=True)
 IDEMPOTENT = ToolAnnotations(read_only_hint=False, idempotent_hint=True)
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 server = MCPServer("kitchen")
 
@@ -129,6 +134,36 @@ def picture() -> list[Any]:
     return ["before", Image(data=b"\x89PNG" + bytes(96), format="png")]
 
 
+@server.tool(annotations=READ_ONLY, structured_output=False)
+def gallery(count: int) -> list[Any]:
+    """Real images, and what only says that it is one."""
+    return [*(Image(data=PIXEL, format="jpeg") for _ in range(count)), Image(data=b"<svg/>", format="svg+xml")]
+
+
+@server.resource("menu://today", mime_type="text/plain")
+def menu() -> str:
+    """What there is."""
+    return "soup"
+
+
+@server.resource("photo://today", mime_type="image/png")
+def photo() -> bytes:
+    """How it looks."""
+    return PIXEL
+
+
+@server.resource("recipe://{dish}", mime_type="text/plain")
+def recipe(dish: str) -> str:
+    """How it is made."""
+    return f"boil the {dish}" * 10_000
+
+
+@server.prompt()
+def advise(dish: str) -> list[Any]:
+    """Ask for advice."""
+    return [f"How do I cook {dish}?"]
+
+
 @server.tool(annotations=READ_ONLY)
 def pair() -> dict[str, int]:
     """Structured content."""
@@ -193,9 +228,14 @@ async def _serve_http(port: int, *flags: str) -> None:
     await uvicorn.Server(config).serve(sockets=[listening])
 
 
-if __name__ == "__main__":
+def serve() -> None:
+    """Serve as the command line says."""
     if "--http" in sys.argv:
         wanted = int(sys.argv[sys.argv.index("--http") + 1])
         anyio.run(_serve_http, wanted, *sys.argv)
     else:
         server.run("stdio")
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,7 +1,7 @@
 """An MCP server of the older protocol, by hand and without the SDK: quick to start, and as odd as its `$PLAIN` says.
 
 `$PLAIN` is a JSON object:
-    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta or pid
+    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta, pid or ask
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
@@ -24,6 +24,9 @@ from typing import Any
 
 CONFIG: dict[str, Any] = json.loads(os.environ.get("PLAIN", "{}"))
 TOOLS: list[dict[str, Any]] = CONFIG.get("tools", [{"name": "echo"}])
+
+ANSWERS: dict[str, asyncio.Future[Any]] = {}
+"""To our own requests, by their ids."""
 
 
 def note(line: str) -> None:
@@ -66,11 +69,22 @@ async def call(params: dict[str, Any]) -> dict[str, Any]:
             say({"method": "notifications/tools/list_changed"})
         case "meta":
             text = json.dumps(params.get("_meta", {}))
+        case "ask":
+            text = json.dumps(await ask("What is your name?"))
         case "pid":
             text = str(os.getpid())
         case _:
             pass
     return {"content": [{"type": "text", "text": text}]}
+
+
+async def ask(message: str) -> Any:
+    """Ask the user something."""
+    number = f"ask-{len(ANSWERS)}"
+    ANSWERS[number] = asyncio.get_running_loop().create_future()
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    say({"id": number, "method": "elicitation/create", "params": {"message": message, "requestedSchema": schema}})
+    return await ANSWERS[number]
 
 
 def flood() -> None:
@@ -126,6 +140,8 @@ async def main() -> None:
             note("cancelled")
             if task := running.pop(message["params"]["requestId"], None):
                 task.cancel()
+        elif "method" not in message:
+            ANSWERS[message["id"]].set_result(message.get("result") or message.get("error"))
         elif "id" in message:
             running[message["id"]] = asyncio.get_running_loop().create_task(answer(message))
     if CONFIG.get("stubborn"):

@@ -1,0 +1,207 @@
+"""Servers that ask people while their tools run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.resources import MCPServer, ToolPolicy
+from services.runtime.memory.bus import MemoryBus
+from services.runtime.memory.server import MemoryServer
+from services.runtime.settings import Settings
+from services.tool_executor import asking
+from tests.support.mcp_servers.bench import (
+    Bench,
+    HttpKitchen,
+    executor,
+    http_server,
+    module,
+    on_bench,
+    plain,
+    record_of,
+    stdio_server,
+    until,
+)
+
+OSLO: dict[str, Any] = {"city": "Oslo", "nights": 2}
+SAID = '{"action":"accept","data":{"city":"Oslo","nights":2}}'
+
+
+def over_stdio(record: Path, **fields: Any) -> MCPServer:
+    return stdio_server("travel", module("asker"), env={"RECORD": str(record)}, **fields)
+
+
+@pytest.fixture(params=["stdio", "--json", "--old", "--sse"])
+def travel(request: pytest.FixtureRequest, record: Path) -> Iterator[MCPServer]:
+    """The server that asks, over every transport and in both eras of the protocol."""
+    with ExitStack() as stack:
+        if request.param == "stdio":
+            yield over_stdio(record)
+        else:
+            yield http_server("travel", stack.enter_context(HttpKitchen(record, request.param, name="asker")).url)
+
+
+async def test_what_a_person_says_reaches_the_server(travel: MCPServer) -> None:
+    async with on_bench() as bench:
+        await bench.declare(travel)
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        question = await bench.question(task)
+        assert (question.message, question.tool, question.server, question.agent) == (
+            "Where to from Rome?",
+            "travel__book",
+            "travel",
+            "helper",
+        )
+        assert question.schema is not None
+        assert question.schema["required"] == ["city"]
+        assert 0 < (question.expires - question.at).total_seconds() <= 300
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+
+
+@pytest.mark.parametrize("action", ["decline", "cancel"])
+async def test_a_person_may_say_no(record: Path, action: Any) -> None:
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await bench.question(task)
+        await bench.reply(task, action)
+        assert f'"action":"{action}"' in (await bench.until_result(task)).content
+
+
+async def test_a_person_may_be_sent_to_a_page(record: Path) -> None:
+    with HttpKitchen(record, "--old", name="asker") as server:
+        async with on_bench() as bench:
+            await bench.declare(http_server("travel", server.url))
+            await bench.until_ready("travel")
+            task = await bench.ask("travel__visit")
+            question = await bench.question(task)
+            assert (question.url, question.schema) == ("https://example.org/form", None)
+            await bench.reply(task, "accept")
+            assert (await bench.until_result(task)).content == "accept"
+
+
+async def test_questions_of_several_tasks_do_not_get_mixed_up(record: Path) -> None:
+    with HttpKitchen(record, "--old", name="asker") as server:
+        async with on_bench() as bench:
+            await bench.declare(http_server("travel", server.url))
+            await bench.until_ready("travel")
+            tasks = {where: await bench.ask("travel__book", {"where": where}) for where in ("Rome", "Bern", "Kyiv")}
+            for where, task in tasks.items():
+                assert (await bench.question(task)).message == f"Where to from {where}?"
+            for where, task in tasks.items():
+                await bench.reply(task, "accept", {"city": where})
+            for where, task in tasks.items():
+                assert f'"city":"{where}"' in (await bench.until_result(task)).content
+
+
+ASKS: list[dict[str, Any]] = [{"name": "ask", "does": "ask"}, {"name": "wait", "does": "sleep"}]
+
+
+async def test_where_it_cannot_be_known_whose_question_it_is_nobody_is_asked(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("old", record, tools=ASKS))
+        await bench.until_ready("old")
+        other = await bench.ask("old__wait")
+        await until(lambda: "wait" in record_of(record), "another task's call runs")
+        task = await bench.ask("old__ask")
+        assert '"action": "cancel"' in (await bench.until_result(task)).content
+        assert await bench.bus.log(0).subjects(f"{task.root}.int.>") == []
+        await bench.bus.signals.publish(other.stop, b"")
+        await bench.until_result(other)
+        alone = await bench.ask("old__ask")
+        await bench.question(alone)
+        await bench.reply(alone, "accept", {"name": "x"})
+        assert '"action": "accept"' in (await bench.until_result(alone)).content
+
+
+async def test_a_question_that_nobody_answers_expires(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record, elicitation_timeout_s=0.5))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        assert '"action":"cancel"' in (await bench.until_result(task)).content
+        answered = await bench.reply_to(task)
+        assert answered is not None
+        assert (answered.action, answered.via) == ("cancel", "expired")
+
+
+async def test_the_time_that_a_person_takes_does_not_count_as_the_tools(record: Path) -> None:
+    policies = [ToolPolicy(tool="*", timeout_s=1.0)]
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record, policies=policies))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        question = await bench.question(task)
+        over = question.at.timestamp() + 1.5
+        await until(lambda: bench.bus.clock.now().timestamp() > over, "the tool's own time has passed")
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+
+
+async def test_a_question_is_withdrawn_when_its_task_is_stopped(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await bench.question(task)
+        await bench.bus.signals.publish(task.stop, b"")
+        assert (await bench.until_result(task)).outcome == "cancelled"
+        answered = await bench.reply_to(task)
+        assert answered is not None
+        assert (answered.action, answered.via) == ("cancel", "withdrawn")
+
+
+async def test_an_answer_that_nobody_checked_and_does_not_fit_is_no_answer(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await bench.question(task)
+        await bench.reply(task, "accept", {"city": 7})
+        assert '"action":"cancel"' in (await bench.until_result(task)).content
+
+
+async def test_an_answer_whose_signal_was_lost_is_found(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "POLL_S", 0.1)
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await bench.question(task)
+        monkeypatch.setattr(bench.bus.signals, "publish", _nothing)
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+
+
+async def _nothing(*_: object) -> None:
+    """A signal that nobody hears."""
+
+
+async def test_a_server_that_may_not_ask_is_not_told_that_it_can(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(over_stdio(record, elicitation=False))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        assert (await bench.until_result(task)).outcome == "failed"
+        assert await bench.bus.log(0).subjects(f"{task.root}.int.>") == []
+
+
+async def test_a_person_who_has_answered_is_not_asked_again_when_the_replica_is_lost(record: Path) -> None:
+    memory = MemoryServer()
+    bench = Bench(MemoryBus(memory))
+    async with executor(memory, settings=Settings(drain_s=0.1)):
+        await bench.declare(over_stdio(record))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await bench.question(task)
+    async with executor(memory):
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+        assert len(await bench.bus.log(0).subjects(f"{task.root}.int.>")) == 2
