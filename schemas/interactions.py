@@ -1,8 +1,9 @@
 """Interactions: what a person is asked in the middle of a task, and what was answered; each recorded once.
 
-Today a tool's server asks, while its call runs (MCP's elicitation). What is asked is a stranger's words: it is bounded
-and shown as what it is. An answer is recorded by the planner, which takes it from anybody who may send requests, or by
-whoever asked: when nobody answered in time, or when there is nobody left to tell the answer to.
+A tool's server asks while its call runs (MCP's elicitation); people are asked to approve a call before it is made; and
+a model asks a person by a call of its own. What is asked is a stranger's words: it is bounded and shown as what it is.
+An answer is recorded by the planner, which takes it from anybody who may send requests, or by whoever asked: when
+nobody answered in time, or when there is nobody left to tell the answer to.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from schemas.events import ApprovalScope
 from schemas.wire import Instant, Strict, Wire
 
 MESSAGE_LENGTH_MAX = 8_000
@@ -19,19 +21,22 @@ URL_LENGTH_MAX = 2_000
 SCHEMA_BYTES_MAX = 64 * 1024
 CONTENT_BYTES_MAX = 256 * 1024
 BY_LENGTH_MAX = 200
+COMMENT_LENGTH_MAX = 4_000
 
 InteractionAction = Literal["accept", "decline", "cancel"]
 """`accept`: here is what you asked for; `decline`: no; `cancel`: no answer, and nobody said no."""
-AnsweredVia = Literal["request", "expired", "withdrawn"]
-"""`request`: somebody answered; `expired`: nobody did in time; `withdrawn`: what it was asked for has ended."""
+AnsweredVia = Literal["request", "expired", "withdrawn", "slack", "email", "webhook", "humanlayer"]
+"""`request`: somebody answered on the bus; `expired`: nobody did in time; `withdrawn`: what it was asked for has ended;
+the others: through that kind of channel."""
+InteractionKind = Literal["elicitation", "approval", "question"]
 
-_INTERACTION = re.compile(r"(r[1-9][0-9]{0,8})\.([1-9][0-9]{0,5})\.([1-9][0-9]{0,5})")
+_INTERACTION = re.compile(r"(r[1-9][0-9]{0,8})\.([1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 
 
 class InteractionRequested(Wire, frozen=True, kw_only=True, tag="interaction.requested.v1"):
     """A person is asked for something."""
 
-    kind: Literal["elicitation"] = "elicitation"
+    kind: InteractionKind = "elicitation"
     namespace: str
     task: str
     interaction: str
@@ -45,9 +50,41 @@ class InteractionRequested(Wire, frozen=True, kw_only=True, tag="interaction.req
     agent: str
     tool: str
     """The tool whose call asks, as the model calls it."""
-    server: str
+    server: str = ""
+    """Elicitation: the server that asks."""
     at: Instant
     expires: Instant
+    """When nobody needs to answer any more."""
+    tool_call_id: str = ""
+    arguments: str = ""
+    """Approval: the call's arguments, exactly as they would be used."""
+    digest: str = ""
+    """Approval: of the tool and these arguments; what an approval is bound to."""
+    choices: tuple[str, ...] = ()
+    """Question: the answers to choose from, if there are only some."""
+    channel: str = ""
+    """The ContactChannel that is asked first."""
+    quorum: int = 1
+    """How many different people must accept. One who declines is enough."""
+    allowed: tuple[str, ...] = ()
+    """Who may answer; empty: whoever is reached."""
+    title: str = ""
+    """What the task is about: the beginning of what its user asked."""
+
+
+class InteractionStep(Wire, frozen=True, kw_only=True, tag="interaction.step.v1"):
+    """A channel was asked: the first, or the one that a question was escalated to."""
+
+    interaction: str
+    step: int
+    """From 0."""
+    channel: str
+    at: Instant
+    until: Instant | None = None
+    """How long it has to answer."""
+    place: str = ""
+    """Where the channel keeps the question, in its own words: a message's id, a thread."""
+    reminded: int = 0
 
 
 class InteractionAnswered(Wire, frozen=True, kw_only=True, tag="interaction.answered.v1"):
@@ -61,8 +98,14 @@ class InteractionAnswered(Wire, frozen=True, kw_only=True, tag="interaction.answ
     """With `accept`, where a schema was given: what was asked for."""
     at: Instant
     by: str = ""
-    """Who answered, in their own words."""
+    """Who answered, in their own words, or as their channel knows them."""
     via: AnsweredVia = "request"
+    scope: ApprovalScope = "once"
+    """Approval, accepted: for how long."""
+    arguments: str = ""
+    """Approval, accepted: what the person made of the arguments; empty: as they were shown."""
+    comment: str = ""
+    """In the person's words; with `decline`, the model is told."""
 
 
 class AnswerInteraction(Strict, frozen=True, kw_only=True):
@@ -72,7 +115,15 @@ class AnswerInteraction(Strict, frozen=True, kw_only=True):
     interaction: str = ""
     action: InteractionAction = "accept"
     content: dict[str, Any] | None = None
+    """Elicitation: what was asked for. Question: `{"answer": "..."}`."""
     by: str = ""
+    via: AnsweredVia = "request"
+    scope: ApprovalScope = "once"
+    arguments: str = ""
+    """Approval: other arguments than were shown, as the text of a JSON object."""
+    comment: str = ""
+    digest: str = ""
+    """Approval: of what was shown to the person. If it is given, it must be what is asked."""
 
 
 class InteractionId(NamedTuple):
@@ -82,7 +133,7 @@ class InteractionId(NamedTuple):
     n: int
     """The call."""
     k: int
-    """The question, from 1."""
+    """The question: from 1 those of the call's tool; 0 the one about the call itself."""
 
 
 def interaction_id(request: str, n: int, k: int) -> str:

@@ -39,7 +39,7 @@ FailureCause = Literal[
 """What a model call failed of. `rateLimited`: 429, or a limit of ours; `overloaded`: 5xx; `network`: no whole answer
 came; `quotaExhausted`: the account must be paid for; `authentication`: 401 and 403; `invalidRequest`: another 4xx;
 `maxTokens`, `maxCost`: the task's own budget has no room for the call; `namespaceQuota`: its namespace's has none."""
-RefusalCode = Literal["malformed", "invalid", "conflict", "not_found", "unavailable"]
+RefusalCode = Literal["malformed", "invalid", "forbidden", "conflict", "not_found", "unavailable"]
 
 
 class Limits(Strict, frozen=True, kw_only=True):
@@ -148,6 +148,8 @@ class Accepted(Wire, frozen=True, kw_only=True, tag="accepted.v1"):
     task: str
     created: bool = True
     """False: the task existed already, and is the same."""
+    note: str = ""
+    """What its sender may want to know."""
 
 
 class Rejected(Wire, frozen=True, kw_only=True, tag="rejected.v1"):

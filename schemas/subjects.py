@@ -62,6 +62,11 @@ PLANNER_REQUESTS = "planner-requests"
 PLANNER_TIMERS = "planner-timers"
 LLM_GATEWAY = "llm-gateway"
 TOOL_EXECUTOR = "tool-executor"
+HUMAN_CONTACT = "human-contact"
+HUMAN_CONTACT_ANSWERS = "human-contact-answers"
+HUMAN_CONTACT_TIMERS = "human-contact-timers"
+PEOPLE_TIMERS_FIRED = f"{PREFIX}.timer.people.fire.>"
+"""What the timers about people fire on (a filter)."""
 NOTIFIER = "notifier"
 NOTIFIER_TIMERS = "notifier-timers"
 NOTIFIER_TIMERS_FILTER = f"{PREFIX}.timer.notify.fire.>"
@@ -86,6 +91,16 @@ def tool_filter(partition: int) -> str:
 def notify_filter(partition: int) -> str:
     """The commands to tell that a task has ended."""
     return f"{PREFIX}.{partition}.*.cmd.notify.>"
+
+
+def ask_filter(partition: int) -> str:
+    """The commands to ask people."""
+    return f"{PREFIX}.{partition}.*.cmd.ask.>"
+
+
+def answered_filter(partition: int) -> str:
+    """The answers to what people were asked."""
+    return f"{PREFIX}.{partition}.*.int.*.*.*.*.answered"
 
 
 # --- headers ----------------------------------------------------------------------------
@@ -186,6 +201,14 @@ class TaskSubjects(NamedTuple):
         """The one answer to it."""
         return f"{self.root}.int.{self.task}.{request}.{n}.{k}.answered"
 
+    def interaction_step(self, request: str, n: int, k: int, step: int) -> str:
+        """A channel was asked question `k`; `step` from 0."""
+        return f"{self.root}.int.{self.task}.{request}.{n}.{k}.step.{step}"
+
+    def interaction_vote(self, request: str, n: int, k: int, who: str) -> str:
+        """One of several people who have to accept did; `who` is a token that stands for them."""
+        return f"{self.root}.int.{self.task}.{request}.{n}.{k}.vote.{who}"
+
     def interactions(self, request: str, n: int) -> str:
         """The questions of a call and their answers (a filter)."""
         return f"{self.root}.int.{self.task}.{request}.{n}.>"
@@ -229,6 +252,14 @@ class TaskSubjects(NamedTuple):
     def notify_timers(self) -> str:
         """All wake-ups of the task's notifications that are set (a filter)."""
         return f"{PREFIX}.timer.notify.set.{self.partition}.{self.namespace}.{self.task}.*"
+
+    def people_timer(self, timer: str) -> str:
+        """Where a timer about people is set."""
+        return f"{PREFIX}.timer.people.set.{self.partition}.{self.namespace}.{self.task}.{timer}"
+
+    def people_timer_fired(self, timer: str) -> str:
+        """Where it fires."""
+        return f"{PREFIX}.timer.people.fire.{self.partition}.{self.namespace}.{self.task}.{timer}"
 
     @property
     def everything(self) -> tuple[str, ...]:
@@ -278,7 +309,7 @@ def task_of(subject: str) -> TaskSubjects:
         case ["hf", "timer", "set" | "fire", partition, namespace, task, _] | [
             "hf",
             "timer",
-            "notify",
+            "notify" | "people",
             "set" | "fire",
             partition,
             namespace,

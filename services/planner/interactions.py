@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
+from schemas.ids import digest
 from schemas.interactions import (
     BY_LENGTH_MAX,
+    COMMENT_LENGTH_MAX,
     CONTENT_BYTES_MAX,
     AnswerInteraction,
     InteractionAnswered,
@@ -54,14 +56,37 @@ class Interactions:
             content=request.content,
             at=self._bus.clock.now(),
             by=request.by[:BY_LENGTH_MAX],
+            via=request.via,
+            scope=request.scope,
+            arguments=request.arguments,
+            comment=request.comment[:COMMENT_LENGTH_MAX],
         )
         if (before := await self._before(log, task, which)) is not None:
             return _again(before, answered)
         if why := await self._too_late(log, task, asked):
             return Rejected(code="conflict", error=f"interaction {asked.interaction} cannot be answered: {why}")
-        if wrong := unfit(asked, request):
-            return Rejected(code="invalid", error=wrong)
+        if refusal := refused(asked, request):
+            return refusal
+        if asked.quorum > 1 and answered.action == "accept":
+            counted = await self._vote(log, task, which, answered, asked.quorum)
+            if isinstance(counted, str):
+                return Accepted(namespace=task.namespace, task=task.task, created=False, note=counted)
+            answered = counted
         return await self._record(log, task, which, answered)
+
+    async def _vote(
+        self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered, quorum: int
+    ) -> InteractionAnswered | str:
+        """Count one of several who have to accept: the answer once they are enough, else how many there are."""
+        place = task.interaction_vote(*which, digest("who", answered.by)[:16])
+        await log.record(Outgoing(place, encode(answered)))
+        votes = [
+            decode(entry.data, InteractionAnswered) for entry in await log.last([task.interaction_vote(*which, "*")])
+        ]
+        if len(votes) < quorum:
+            return f"{len(votes)} of {quorum} have accepted"
+        last = max(votes, key=lambda vote: vote.at)
+        return msgspec.structs.replace(last, by=", ".join(sorted(vote.by for vote in votes))[:BY_LENGTH_MAX])
 
     async def _asked(self, log: Log, task: TaskSubjects, which: InteractionId) -> InteractionRequested | None:
         place = task.interaction_asked(*which)
@@ -100,8 +125,66 @@ class Interactions:
         return Accepted(namespace=task.namespace, task=task.task)
 
 
+def refused(asked: InteractionRequested, request: AnswerInteraction) -> Rejected | None:
+    """Why a request does not answer what was asked, or None."""
+    if asked.allowed and request.by not in asked.allowed:
+        who = f"{request.by!r} may not" if request.by else "somebody who says no name may not"
+        return Rejected(
+            code="forbidden", error=f"{who} answer {asked.interaction}: it is for {', '.join(asked.allowed)}"
+        )
+    if asked.quorum > 1 and not request.by:
+        return Rejected(code="invalid", error=f"{asked.quorum} people have to accept: `by` says who you are")
+    if request.digest and request.digest != asked.digest:
+        return Rejected(code="conflict", error=f"something else was shown than {asked.interaction} asks: look again")
+    wrong = unfit(asked, request)
+    return Rejected(code="invalid", error=wrong) if wrong else None
+
+
 def unfit(asked: InteractionRequested, request: AnswerInteraction) -> str:
     """What keeps a request from answering what was asked, in a sentence; or nothing."""
+    match asked.kind:
+        case "approval":
+            return _unfit_approval(request)
+        case "question":
+            return _unfit_answer(asked, request)
+        case "elicitation":
+            return _unfit_form(asked, request)
+        case _:
+            assert_never(asked.kind)
+
+
+def _unfit_approval(request: AnswerInteraction) -> str:
+    if request.action == "cancel":
+        return "an approval is accepted or declined"
+    if request.content is not None:
+        return "content is for questions; an approval has a comment, or other arguments"
+    if not request.arguments:
+        return ""
+    if request.action != "accept":
+        return "other arguments go with an approval only"
+    if len(request.arguments) > CONTENT_BYTES_MAX:
+        return f"arguments has more than {CONTENT_BYTES_MAX} characters"
+    try:
+        value: Any = msgspec.json.decode(request.arguments)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return f"arguments is not valid JSON: {error}"
+    return "" if isinstance(value, dict) else "arguments must be a JSON object"
+
+
+def _unfit_answer(asked: InteractionRequested, request: AnswerInteraction) -> str:
+    if request.action != "accept":
+        return ""
+    answer = (request.content or {}).get("answer")
+    if not isinstance(answer, str) or not answer.strip() or set(request.content or {}) != {"answer"}:
+        return 'content is required: {"answer": "..."}'
+    if len(answer) > CONTENT_BYTES_MAX:
+        return f"the answer has more than {CONTENT_BYTES_MAX} characters"
+    if asked.choices and answer not in asked.choices:
+        return f"the answer must be one of: {', '.join(asked.choices)}"
+    return ""
+
+
+def _unfit_form(asked: InteractionRequested, request: AnswerInteraction) -> str:
     if request.action != "accept" or asked.schema is None:
         return "" if request.content is None else f"content goes with an accepted form only, and this is {_kind(asked)}"
     if request.content is None:

@@ -15,6 +15,16 @@ from services.runtime.memory.signals import Listeners
 from services.runtime.memory.stream import Stream, matches
 from services.runtime.ports import Entry, Outgoing, Signal
 
+TASK_FILTERS = {
+    subjects.PLANNER: subjects.planner_filter,
+    subjects.LLM_GATEWAY: subjects.llm_filter,
+    subjects.TOOL_EXECUTOR: subjects.tool_filter,
+    subjects.NOTIFIER: subjects.notify_filter,
+    subjects.HUMAN_CONTACT: subjects.ask_filter,
+    subjects.HUMAN_CONTACT_ANSWERS: subjects.answered_filter,
+}
+"""What the consumers of a partition's stream take."""
+
 
 class MemoryServer:
     """Everything that outlives a connection."""
@@ -82,16 +92,12 @@ class MemoryServer:
                 return self.timers, (f"{subjects.PREFIX}.timer.fire.>",)
             case subjects.NOTIFIER_TIMERS:
                 return self.timers, (subjects.NOTIFIER_TIMERS_FILTER,)
-            case subjects.PLANNER | subjects.LLM_GATEWAY | subjects.TOOL_EXECUTOR | subjects.NOTIFIER:
+            case subjects.HUMAN_CONTACT_TIMERS:
+                return self.timers, (subjects.PEOPLE_TIMERS_FIRED,)
+            case _ if consumer in TASK_FILTERS:
                 if partition is None:
                     raise ValueError(f"consumer {consumer} is per partition")
-                filter_ = {
-                    subjects.PLANNER: subjects.planner_filter,
-                    subjects.LLM_GATEWAY: subjects.llm_filter,
-                    subjects.TOOL_EXECUTOR: subjects.tool_filter,
-                    subjects.NOTIFIER: subjects.notify_filter,
-                }[consumer](partition)
-                return self.tasks[partition], (filter_,)
+                return self.tasks[partition], (TASK_FILTERS[consumer](partition),)
             case _:
                 raise ValueError(f"{consumer!r} is not a consumer")
 

@@ -162,7 +162,7 @@ def stream_of(consumer: str, partition: int | None) -> str:
     match consumer:
         case subjects.PLANNER_REQUESTS:
             return subjects.REQUESTS_STREAM
-        case subjects.PLANNER_TIMERS | subjects.NOTIFIER_TIMERS:
+        case subjects.PLANNER_TIMERS | subjects.NOTIFIER_TIMERS | subjects.HUMAN_CONTACT_TIMERS:
             return subjects.TIMERS_STREAM
         case _:
             if partition is None:
@@ -182,8 +182,11 @@ def _consumer_plans(settings: Settings) -> Iterator[ConsumerPlan]:
         yield _consumer(settings, stream, subjects.LLM_GATEWAY, subjects.llm_filter(partition))
         yield _consumer(settings, stream, subjects.TOOL_EXECUTOR, subjects.tool_filter(partition))
         yield _consumer(settings, stream, subjects.NOTIFIER, subjects.notify_filter(partition))
+        yield _consumer(settings, stream, subjects.HUMAN_CONTACT, subjects.ask_filter(partition))
+        yield _consumer(settings, stream, subjects.HUMAN_CONTACT_ANSWERS, subjects.answered_filter(partition))
     yield _consumer(settings, subjects.REQUESTS_STREAM, subjects.PLANNER_REQUESTS, "hf.tasks.>")
     yield _consumer(settings, subjects.TIMERS_STREAM, subjects.PLANNER_TIMERS, "hf.timer.fire.>")
+    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.HUMAN_CONTACT_TIMERS, subjects.PEOPLE_TIMERS_FIRED)
     yield _consumer(settings, subjects.TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER)
 
 

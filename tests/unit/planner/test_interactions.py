@@ -193,6 +193,6 @@ async def test_a_task_that_has_ended_needs_no_answer_and_its_removal_removes_all
 
 def test_ids_of_interactions_are_read_back() -> None:
     assert parse_interaction_id(interaction_id("r12", 3, 1)) == ("r12", 3, 1)
-    for wrong in ("", "r0.1.1", "r1.1.0", "r1.1.1 ", "x1.1.1", "r1.1.>"):
+    for wrong in ("", "r0.1.1", "r1.1.00", "r1.1.1 ", "x1.1.1", "r1.1.>"):
         with pytest.raises(ValueError, match="is no id of one"):
             parse_interaction_id(wrong)
