@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from schemas.messages import Message, SystemMessage, Usage, UserMessage
+from schemas.requests import FailureCause
 from services.llm_gateway.caller import Attempt, Caller
 from services.llm_gateway.core.calls import CallFailed, ModelRequest
 from services.llm_gateway.core.compaction import (
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 SUMMARY_TOKENS_MAX = 4_096
 SUMMARY_SHARE = 8
 """A summary takes this part of the model's context at most."""
+NO_SUMMARY: frozenset[FailureCause] = frozenset({"contextTooLong", "contentFiltered", "invalidRequest"})
+"""Refusals of a summary that say nothing about the conversation without it."""
 SUMMARIZE = """\
 You shorten conversations between a user, an assistant and its tools. You are given the beginning of one. Write a \
 summary of it from which the assistant can go on without having seen it: what the user wants and has decided; what was \
@@ -87,7 +90,7 @@ class Compactor:
         try:
             asked = await self._caller.ask(attempt._replace(request=request, tokens=tokens, room=room, is_answer=False))
         except CallFailed as failed:
-            if failed.failure.cause != "contextTooLong":
+            if failed.failure.cause not in NO_SUMMARY:
                 raise
             logger.warning("cannot summarize: %s", failed.failure.error, extra={"action": "model.compacted"})
             return "", failed.failure.usage

@@ -11,6 +11,7 @@ Whatever goes wrong in a way that is understood is an outcome as well; nothing i
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -42,6 +43,8 @@ from services.runtime.secrets import SecretMissing
 
 if TYPE_CHECKING:
     from services.runtime.ports import Bus
+
+logger = logging.getLogger(__name__)
 
 
 class Gone(Exception):
@@ -199,13 +202,21 @@ class Pipeline:
             return self._failed(
                 call, msgspec.structs.replace(failure, error=error, cause="contextTooLong", usage=usage)
             )
+        before, after = call.size.in_tokens(call.window.weight), call.size.in_tokens(done.result.weight)
+        logger.info(
+            "a conversation of about %d tokens becomes one of %d (%s)",
+            before,
+            after,
+            done.policy,
+            extra={"action": "model.compacted"},
+        )
         return outcomes.compacted(
             call.attempt.place,
             call.llm,
             done.result,
             policy=done.policy,
             at=self._bus.clock.now(),
-            tokens=(call.size.in_tokens(call.window.weight), call.size.in_tokens(done.result.weight)),
+            tokens=(before, after),
             reason=reason,
             usage=done.usage,
             response_format=call.window.response_format,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.events import ConversationStarted, ModelAnswered, ToolFinished
+from schemas.events import ConversationStarted, ModelAnswered, ToolFinished, WindowCompacted
 from schemas.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
 from schemas.subjects import TaskSubjects
 from schemas.wire import encode
@@ -100,6 +100,11 @@ class Recording:
         self.read_seqs += seqs
         return await self._log.read(seqs)
 
+    async def record(self, message: Outgoing) -> int:
+        seq = await self._log.record(message)
+        assert seq is not None
+        return seq
+
 
 async def stored(count: int, turns: int = 2) -> tuple[Recording, list[int]]:
     log = MemoryBus().log(0)
@@ -128,6 +133,34 @@ async def test_a_window_that_does_not_go_on_from_what_is_known_is_read_anew() ->
     shorter = await windows.get(log, "k", [seqs[0], *seqs[4:]])  # type: ignore[arg-type]  # reads only
     entries = conversation(2)
     assert shorter == extend(Window(), [entries[0], *entries[4:]])
+
+
+async def test_a_conversation_goes_on_from_a_beginning_that_was_replaced() -> None:
+    log, seqs = await stored(7)
+    windows = Windows()
+    await windows.get(log, "k", seqs)  # type: ignore[arg-type]  # reads only
+    step = WindowCompacted(
+        turn=3,
+        attempt=1,
+        policy="summarize",
+        replaced=4,
+        messages=(UserMessage(content="in short"),),
+        tokens_before=9,
+        tokens_after=3,
+        at=AT,
+    )
+    entry = (TASK.model_event(3, 1), encode(step))
+    seq = await log.record(Outgoing(*entry))
+    shorter = [seq, *seqs[4:]]
+    after = await windows.get(log, "k", shorter)  # type: ignore[arg-type]  # reads only
+    assert after == extend(Window(), [entry, *conversation(2)[4:]])
+    assert windows.size == after.size
+    log.read_seqs.clear()
+    more = answer(3, "a3")
+    windows.add("k", seq + 1, *more)
+    longer = await windows.get(log, "k", [*shorter, seq + 1])  # type: ignore[arg-type]  # reads only
+    assert longer == extend(after, [more])
+    assert log.read_seqs == []
 
 
 async def test_what_was_written_here_is_not_read_back() -> None:
