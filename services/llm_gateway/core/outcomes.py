@@ -36,7 +36,6 @@ def answered(
 
 def failed(place: Place, llm: LLM, failure: Failure, *, at: datetime) -> ModelFailed:
     """The call failed."""
-    usage = failure.usage
     return ModelFailed(
         turn=place.turn,
         attempt=place.attempt,
@@ -45,7 +44,7 @@ def failed(place: Place, llm: LLM, failure: Failure, *, at: datetime) -> ModelFa
         at=at,
         status=failure.status,
         retry_after_s=failure.retry_after_s,
-        usage=usage if usage == Usage() else priced(usage, llm.spec.pricing),
+        usage=_priced(failure.usage, llm),
         llm=llm.metadata.name,
         cause=failure.cause,
     )
@@ -75,7 +74,12 @@ def compacted(
         tokens_after=after,
         at=at,
         reason=reason,
-        usage=usage,
+        usage=_priced(usage, llm),
         llm=llm.metadata.name,
         response_format=response_format,
     )
+
+
+def _priced(usage: Usage, llm: LLM) -> Usage:
+    """What was used, with its cost; nothing costs nothing."""
+    return usage if usage == Usage() else priced(usage, llm.spec.pricing)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 
+import msgspec
 import pytest
 
 from schemas.events import WindowCompacted
@@ -14,6 +16,7 @@ from schemas.resources import (
     Fallback,
     LLMParameters,
     LLMSpec,
+    Pricing,
     Ref,
     ScriptedCall,
     ScriptedFailure,
@@ -214,6 +217,28 @@ async def test_a_summary_that_fails_for_now_is_a_failure_that_passes(gateway: Ga
     assert (failed.failure, failed.status) == ("transient", 503)
     await task.ask(turn, 2)
     assert (await task.compacted(turn, 2)).policy == "summarize"
+
+
+async def test_a_summary_that_is_refused_gives_way_to_shorter_results_and_is_booked(
+    gateway: GatewayRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ScriptedModel.call
+
+    async def call(model: ScriptedModel, request: ModelRequest, on_text: OnText) -> ModelReply:
+        if not request.tools:
+            used = Usage(input_tokens=1_000, output_tokens=10)
+            raise CallFailed(Failure(error="filtered", transient=False, cause="contentFiltered", usage=used))
+        return await asked(model, request, on_text)
+
+    monkeypatch.setattr(ScriptedModel, "call", call)
+    prices = Pricing(input=Decimal(2), output=Decimal(8))
+    await equip(gateway, msgspec.structs.replace(reader(turns=2), pricing=prices), SUMMARIZE)
+    task = await gateway.task()
+    turn = await played(task, long("a"), long("b"))
+    await task.ask(turn)
+    step = await task.compacted(turn)
+    assert step.policy == "truncateToolResults"
+    assert (step.usage.input_tokens, step.usage.cost_usd) == (1_000, Decimal("0.002080"))
 
 
 async def test_results_are_shortened_where_the_model_writes_no_summary(gateway: GatewayRig) -> None:
