@@ -73,7 +73,7 @@ def _fits(part: object, dialect: Dialect, named: Mapping[str, Any], inside: froz
     if not isinstance(part, dict) or depth > DEPTH_MAX:
         return False
     schema = msgspec.convert(part, dict[str, Any])
-    if not schema.keys() <= dialect.keywords or not _says_what(schema) or not _leaf_fits(schema, dialect):
+    if not schema.keys() <= dialect.keywords or not _is_schema(schema) or not _leaf_fits(schema, dialect):
         return False
     if "$ref" in schema and not _ref_fits(schema["$ref"], dialect, named, inside, depth):
         return False
@@ -82,8 +82,16 @@ def _fits(part: object, dialect: Dialect, named: Mapping[str, Any], inside: froz
     return all(_fits(inner, dialect, named, inside, depth + 1) for inner in _inner(schema))
 
 
-def _says_what(schema: Mapping[str, Any]) -> bool:
-    return not schema.keys().isdisjoint({"type", "anyOf", "$ref", "enum", "const"})
+def _is_schema(schema: Mapping[str, Any]) -> bool:
+    """Whether it says what is meant, and each keyword has a value of its kind."""
+    lists = [schema[name] for name in ("required", "enum", "anyOf") if name in schema]
+    return (
+        not schema.keys().isdisjoint({"type", "anyOf", "$ref", "enum", "const"})
+        and all(isinstance(value, list) for value in lists)
+        and all(isinstance(name, str) for name in schema.get("required", ()))
+        and isinstance(schema.get("properties", {}), dict)
+        and all(isinstance(name, str) and name in _TYPES for name in (_types(schema) if "type" in schema else ()))
+    )
 
 
 def _types(schema: Mapping[str, Any]) -> tuple[object, ...]:
@@ -95,19 +103,17 @@ def _leaf_fits(schema: Mapping[str, Any], dialect: Dialect) -> bool:
     values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
     least = schema.get("minItems", 0)
     return (
-        ("type" not in schema or all(name in _TYPES for name in _types(schema)))
-        and all(value is None or isinstance(value, str | int | float) for value in values)
-        and ("format" not in schema or schema["format"] in _FORMATS)
+        all(value is None or isinstance(value, str | int | float) for value in values)
+        and ("format" not in schema or schema["format"] in tuple(_FORMATS))
         and (isinstance(least, int) and least <= dialect.min_items_max)
         and ("array" not in _types(schema) or "items" in schema)
     )
 
 
 def _object_fits(schema: Mapping[str, Any], dialect: Dialect) -> bool:
-    properties, required = schema.get("properties", {}), schema.get("required", [])
-    if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
+    if schema.get("additionalProperties") is not False:
         return False
-    return not dialect.all_required or set(required) == properties.keys()
+    return not dialect.all_required or set(schema.get("required", ())) == schema.get("properties", {}).keys()
 
 
 def _ref_fits(ref: object, dialect: Dialect, named: Mapping[str, Any], inside: frozenset[str], depth: int) -> bool:
