@@ -61,9 +61,8 @@ class Store:
 
     def __init__(self, replicas: int) -> None:
         self.flow = PoolFlow()
-        self.revision = 0
-        self.seen = [(self.flow, 0)] * replicas
-        self.conflicts = 0
+        self.revision: int = 0
+        self.seen: list[tuple[PoolFlow, int]] = [(self.flow, 0)] * replicas
 
     def admit(self, replica: int, limits_: LLMLimits, ask: Ask, now: datetime) -> Admitted | Parked | TooLarge:
         while True:
@@ -81,7 +80,6 @@ class Store:
     def _put(self, replica: int, flow: PoolFlow, revision: int) -> bool:
         if revision != self.revision:
             self.seen[replica] = (self.flow, self.revision)
-            self.conflicts += 1
             return False
         self.revision += 1
         self.flow = flow
