@@ -69,7 +69,8 @@ def refusal_of(reply: ModelReply) -> Refusal | None:
     cause = REFUSALS.get(reply.finish_reason)
     if message.content.strip() or message.tool_calls or cause is None:
         return None
-    return Refusal(f"the model gave no answer and says why: {reply.finish_reason}", cause)
+    detail = f" ({reply.finish_detail})" if reply.finish_detail else ""
+    return Refusal(f"the model gave no answer and says why: {reply.finish_reason}{detail}", cause)
 
 
 def fitting_id(id_: str, allowed: re.Pattern[str]) -> str:
