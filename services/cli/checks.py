@@ -47,7 +47,6 @@ Finding = tuple[FieldPath, str]
 THINKING_TOKENS_MIN = 1024
 """What Anthropic takes."""
 
-_FIELD = re.compile(r"[a-z][A-Za-z]+")
 _FORMAT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SLACK_ID = re.compile(r"[CU][A-Z0-9]+")
 _NOT_YET = "has no effect yet"
@@ -156,8 +155,12 @@ def _check_toolset(spec: ToolsetSpec) -> Iterator[Finding]:
     for problem in toolset_problems(spec):
         start = next((start for start in places if problem.startswith(start)), "")
         path: FieldPath = places[start] if start else ("spec",)
-        field = next((word for word in problem.removeprefix(start).split()[:1] if _FIELD.fullmatch(word)), "")
-        yield ((*path, field) if field in _fields_at(spec, path) else path), problem.removeprefix(start)
+        said = problem.removeprefix(start)
+        field = said.split(" ", 1)[0].removesuffix(":")
+        if field in _fields_at(spec, path):
+            yield (*path, field), said.removeprefix(field).lstrip(": ")
+        else:
+            yield path, said
 
 
 def _fields_at(spec: ToolsetSpec, path: FieldPath) -> set[str]:

@@ -40,7 +40,21 @@ def test_help_teaches_by_examples_and_tells_the_exit_codes(capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     "command",
-    ["dev", "demo", "serve", "apply", "get", "describe", "delete", "run", "submit", "watch", "cancel", "events"],
+    [
+        "dev",
+        "demo",
+        "serve",
+        "apply",
+        "get",
+        "describe",
+        "delete",
+        "run",
+        "submit",
+        "watch",
+        "cancel",
+        "events",
+        "usage",
+    ],
 )
 def test_every_command_has_help_with_its_exact_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
