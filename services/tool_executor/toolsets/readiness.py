@@ -101,9 +101,10 @@ class ToolsetReadiness:
                 return "Error", missing
         except CannotRun as error:
             return "Error", f"Validation failed: {error}"
-        count = len(toolset_tools(spec))
+        number = len(toolset_tools(spec))
+        count = "1 tool" if number == 1 else f"{number} tools"
         options = spec.shell or (spec.command_options if spec.commands else None)
         if options is None or options.sandbox == "none":
-            return "Ready", f"{count} tools"
+            return "Ready", count
         where = "in a sandbox" if machine.sandbox.program else f"not in a sandbox: {machine.sandbox.why_not}"
-        return "Ready", f"{count} tools, {where}"
+        return "Ready", f"{count}, {where}"

@@ -7,6 +7,7 @@ every call. One is found for a task, because its tools work in that task's direc
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from services.runtime.service import Runtime
     from services.tool_executor.mcp.connection import Progress
 
+logger = logging.getLogger(__name__)
+
 IDEMPOTENCY_KEY = "holdfast.dev/idempotency-key"
 END_S = 10.0
 """What a tool that ends itself in time gets beyond it, to say so."""
@@ -54,7 +57,8 @@ class Toolsets:
         self._tasks = Tasks()
 
     async def start(self) -> None:
-        """Remove the directories of ended tasks from now on."""
+        """Look for a sandbox, and remove the directories of ended tasks from now on."""
+        self._tasks.spawn(self.machine(), name="toolsets:sandbox")
         self._tasks.spawn(self._directories.sweep_for_ever(self._born_at, self._bus.clock.sleep), name="toolsets:sweep")
 
     async def sweep(self) -> None:
@@ -81,6 +85,8 @@ class Toolsets:
         async with self._looking:
             if self._sandbox is None:
                 self._sandbox = await detect()
+                found = f"{self._sandbox.program} works" if self._sandbox.program else self._sandbox.why_not
+                logger.info("sandbox: %s", found, extra={"action": "sandbox.detected"})
         hidden, blank = self._kept
         return Machine(sandbox=self._sandbox, hidden=hidden, blank=blank, resolve=self._resolve)
 

@@ -138,4 +138,4 @@ async def test_a_program_from_elsewhere_is_shown_alone(tmp_path: Path) -> None:
         said = words_of(await bench.call("tools", "say", {"what": "a b"}))
         assert said.startswith('said a b\n{"what":"a b"}\n')
         assert "Read-only file system" in said
-        assert (await bench.status("tools")).status_detail == "1 tools, in a sandbox"
+        assert (await bench.status("tools")).status_detail == "1 tool, in a sandbox"
