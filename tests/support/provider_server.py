@@ -91,6 +91,8 @@ class ProviderServer:
         """What the list of models is answered with, if not with a list."""
         self.token: Behaviour = Reply(200, {"access_token": "ya29.token", "expires_in": 3599, "token_type": "Bearer"})
         """What a service account's statement is answered with."""
+        self.choose: Callable[[Recorded], Behaviour] | None = None
+        """Decides how each request to generate is answered, if the next behaviours do not."""
         self.arrived = asyncio.Event()
         """Set when a request to generate has come."""
         self.gone = asyncio.Event()
@@ -145,17 +147,19 @@ class ProviderServer:
         if request.method == "GET" and request.path.endswith("/models"):
             return self.models if self.models is not None else Reply(200, _models(of_anthropic=of_anthropic))
         if request.path.endswith("/chat/completions"):
-            return self._generation(chat_problem(request.body), Stream(chat_stream("ok")))
+            return self._generation(chat_problem(request.body), request, Stream(chat_stream("ok")))
         if request.path == "/v1/messages":
             problem = messages_problem(request.body, request.headers["anthropic-version"])
-            return self._generation(problem, Stream(messages_stream("ok")))
+            return self._generation(problem, request, Stream(messages_stream("ok")))
         return Reply(404, messages_error("not_found_error", "Not found") if of_anthropic else chat_error("Not found"))
 
-    def _generation(self, problem: Json | None, default: Behaviour) -> Behaviour:
+    def _generation(self, problem: Json | None, request: Recorded, default: Behaviour) -> Behaviour:
         self.arrived.set()
         if problem is not None:
             return Reply(400, problem)
-        return self._next.popleft() if self._next else default
+        if self._next:
+            return self._next.popleft()
+        return self.choose(request) if self.choose is not None else default
 
     async def _act(self, behaviour: Behaviour, send: Send) -> None:
         match behaviour:
