@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HAND_BACK_DELAY_S = 0.05
+HAND_BACK_DELAY_MAX_S = 5.0
+"""How soon a message that is handed back comes again, at least: later each time, so that deliveries last longer."""
 FAILURE_DELAY_S = 0.2
 FAILURE_DELAY_MAX_S = 30.0
 BUS_PAUSE_S = 0.1
@@ -166,13 +169,14 @@ class Consumer:
             self._metrics.handled("done")
         except RetryLater as later:
             self._metrics.handled("retried")
+            delay_s = max(later.after_s, min(HAND_BACK_DELAY_S * 2**inbound.delivered, HAND_BACK_DELAY_MAX_S))
             logger.info(
                 "%s; again in %.1f s",
                 later,
-                later.after_s,
+                delay_s,
                 extra={"action": "consumer.retry", "subject": inbound.subject},
             )
-            await delivery.nak(later.after_s)
+            await delivery.nak(delay_s)
         except (Refused, Malformed) as refusal:
             await self._try_to_bury(
                 delivery, inbound, "invalid_request" if isinstance(refusal, Refused) else "malformed", str(refusal)

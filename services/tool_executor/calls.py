@@ -11,11 +11,11 @@ import msgspec
 
 from schemas.messages import ToolOutcome
 from services.runtime.errors import RetryLater
-from services.runtime.ports import Clock, Log
-from services.tool_executor.core.ledger import Unknown
+from services.runtime.ports import Clock
+from services.tool_executor.core.ledger import Begin, Unknown
 from services.tool_executor.core.policy import CallPolicy
 from services.tool_executor.core.results import Reply, cap, render
-from services.tool_executor.ledger import Begun, Ledger
+from services.tool_executor.ledger import Answered, Begun, Ledger, Place
 from services.tool_executor.mcp.errors import Lost, NotStarted, TimedOut
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class NotNow(Exception):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A call that is ready to be made."""
 
-    log: Log
-    ledger_subject: str
+    place: Place
     redelivered: bool
     server_name: str
     server: ToolServer
@@ -98,20 +97,30 @@ class Caller:
         self._ledger = ledger
         self._clock = clock
 
-    async def make(self, call: Call) -> Outcome:
-        """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `RetryLater`."""
-        async with call.server.slot():
-            if not await call.server.ready(CONNECT_WAIT_S):
-                raise NotNow(_not_connected(call))
-            begun: Begun | None = None
+    async def make(self, call: Call) -> Outcome | None:
+        """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `RetryLater`.
+
+        None if another replica was at it, and has recorded its result.
+        """
+        look_first = call.redelivered
+        while True:
+            claim: Begin | None = None
             if not call.policy.repeatable:
-                found = await self._ledger.begin(
-                    call.log, call.ledger_subject, call.policy.on_uncertain, look_first=call.redelivered
-                )
-                if isinstance(found, Unknown):
-                    return Outcome("unknown", f"Whoever ran this call was interrupted. {MAYBE}", found.entry.attempt)
-                begun = found
-            return await self._attempts(call, begun)
+                judged = await self._ledger.judge(call.place, call.policy.on_uncertain, look_first=look_first)
+                match judged:
+                    case Answered():
+                        return None
+                    case Unknown(entry):
+                        return Outcome("unknown", f"Whoever ran this call was interrupted. {MAYBE}", entry.attempt)
+                    case Begin():
+                        claim = judged
+            async with call.server.slot():
+                if not await call.server.ready(CONNECT_WAIT_S):
+                    raise NotNow(_not_connected(call))
+                begun = await self._ledger.begin(call.place, claim) if claim else None
+                if claim is None or begun is not None:
+                    return await self._attempts(call, begun)
+            look_first = True  # somebody else has begun it meanwhile
 
     async def _attempts(self, call: Call, begun: Begun | None) -> Outcome:
         lost = not_started = 0
@@ -124,7 +133,7 @@ class Caller:
             except NotStarted as error:
                 not_started += 1
                 if begun:
-                    self._ledger.not_used(call.ledger_subject, begun)
+                    self._ledger.not_used(call.place.entry, begun)
                 if not_started == ATTEMPTS_MAX:
                     raise NotNow(f"MCP server {call.server_name!r} took no call: {error}") from error
                 await self._clock.sleep(AGAIN_S * not_started)
@@ -136,14 +145,14 @@ class Caller:
                     return Outcome("failed", f"{_ended_in(call, error)} It was tried {lost} times.", attempt)
                 await self._clock.sleep(AGAIN_S * lost)
                 if begun:
-                    begun = await self._ledger.again(call.log, call.ledger_subject, begun)
+                    begun = await self._ledger.again(call.place, begun)
                     if begun is None:
                         raise RetryLater(f"another replica took {call.tool!r} over") from error
             if not await call.server.ready(RECONNECT_WAIT_S):
                 raise NotNow(_not_connected(call))
 
     async def _once(self, call: Call) -> Reply:
-        self._ledger.used(call.ledger_subject)
+        self._ledger.used(call.place.entry)
         return await call.server.call(
             call.tool,
             call.arguments,

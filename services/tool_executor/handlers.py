@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
@@ -19,7 +20,7 @@ from schemas.commands import RunTool
 from schemas.dead_letters import DeadReason
 from schemas.events import ModelAnswered, ToolFinished
 from schemas.messages import ToolCall
-from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.subjects import STOP_ALL, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, State, decode_state
 from schemas.wire import decode, encode
 from services.runtime.consumer import Inbound
@@ -30,7 +31,9 @@ from services.runtime.telemetry.traces import trace_headers, trace_id
 from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
 from services.tool_executor.core import arguments
 from services.tool_executor.core.arguments import BadArguments
-from services.tool_executor.ledger import Ledger
+from services.tool_executor.core.ledger import Begin, Unknown
+from services.tool_executor.holders import Holder
+from services.tool_executor.ledger import Answered, Ledger, Place
 from services.tool_executor.mcp.pool import ServerKey
 from services.tool_executor.progress import ProgressReport
 from services.tool_executor.resolve import Resolver, Target
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from schemas.tools import Via
+    from services.runtime.ports import Unsubscribe
     from services.runtime.service import Runtime
     from services.tool_executor.calls import ToolServer
 
@@ -73,6 +77,12 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return self.subjects.tool_event(self.run.request, self.run.n)
 
     @property
+    def place(self) -> Place:
+        """Where the ledger's entry and the result are."""
+        entry = self.subjects.ledger(self.run.request, self.run.n)
+        return Place(log=self.log, entry=entry, result=self.result_subject)
+
+    @property
     def name(self) -> str:
         """The call's readable name."""
         return ids.toolcall_name(self.run.task, self.run.request, self.run.n)
@@ -88,9 +98,21 @@ class ToolCommands:
         self._resolver = Resolver(runtime.resources)
         self.running = Running()
         settings = runtime.settings
-        self._ledger = Ledger(self._clock, runtime.replica, settings.ack_wait_s, runtime.metrics)
+        self._ledger = Ledger(runtime.bus, runtime.replica, settings.ack_wait_s, runtime.metrics)
+        self._holder = Holder(runtime.bus.signals, self.running, self._ledger)
+        self._unsubscribe: list[Unsubscribe] = []
         self._caller = Caller(self._ledger, self._clock)
         self._handed_back_max = min(HANDED_BACK_MAX, settings.deliveries_max - 1)
+
+    async def listen(self) -> None:
+        """Hear of tasks that are stopped, and answer other replicas."""
+        signals = self._runtime.bus.signals
+        self._unsubscribe = [await signals.subscribe(STOP_ALL, self.running.on_stop), await self._holder.listen()]
+
+    async def close(self) -> None:
+        """Hear nothing more."""
+        for unsubscribe in self._unsubscribe:
+            await unsubscribe()
 
     async def handle(self, inbound: Inbound) -> None:
         """Run the tool that a command asks for, and record its result."""
@@ -107,7 +129,7 @@ class ToolCommands:
                     subjects=subjects,
                     log=self._runtime.bus.log(subjects.partition),
                     inbound=inbound,
-                    redelivered=waited or inbound.delivered > 1,
+                    redelivered=waited or inbound.redelivered,
                 )
                 await self._settle(command)
 
@@ -125,7 +147,9 @@ class ToolCommands:
         for call in state.calls:
             if str(call.n) == n:
                 why = f"The call could not be carried out ({reason}): {error[:500]}"
-                begun = await self._ledger.may_have_run(log, subjects.ledger(request, call.n))
+                subject = subjects.tool_event(request, call.n)
+                place = Place(log=log, entry=subjects.ledger(request, call.n), result=subject)
+                begun = await self._ledger.may_have_run(place)
                 finished = ToolFinished(
                     request=request,
                     n=call.n,
@@ -135,7 +159,6 @@ class ToolCommands:
                     content=f"{why} {MAYBE}" if begun else why,
                     at=self._clock.now(),
                 )
-                subject = subjects.tool_event(request, call.n)
                 await log.record(Outgoing(subject, encode(finished), trace_headers()))
 
     async def _settle(self, command: Command) -> None:
@@ -180,9 +203,9 @@ class ToolCommands:
         )
 
     async def _until_stopped(self, command: Command, asked: ToolCall) -> Outcome | None:
-        """How the call ended; None if its task had ended before it could begin."""
+        """How the call ended; None if its task had ended before it could begin, or somebody else has recorded it."""
         try:
-            async with self.running.stoppable(command.subjects):
+            async with self.running.stoppable(command.subjects, partial(self._has_result, command)):
                 if self.running.was_stopped(command.subjects) and not await self._is_awaited(command):
                     return None
                 return await self._outcome(command, asked)
@@ -195,6 +218,12 @@ class ToolCommands:
         if not command.redelivered and age_s < FRESH_S:
             return False
         return await command.log.get(command.result_subject, at_least=command.inbound.seq) is not None
+
+    async def _has_result(self, command: Command) -> bool:
+        try:
+            return await command.log.get(command.result_subject) is not None
+        except Unavailable:
+            return False
 
     async def _is_awaited(self, command: Command) -> bool:
         state = await self._state(command.log, command.subjects, command.inbound)
@@ -219,7 +248,7 @@ class ToolCommands:
             raise Broken(f"{command.name}: the model's answer {run.answer_seq} has {len(calls)} tool calls")
         return calls[run.n - 1]
 
-    async def _outcome(self, command: Command, asked: ToolCall) -> Outcome:
+    async def _outcome(self, command: Command, asked: ToolCall) -> Outcome | None:
         run, delivered = command.run, command.inbound.delivered
         try:
             target = self._resolver.resolve(run.namespace, run.agent, asked.name)
@@ -235,12 +264,18 @@ class ToolCommands:
                 raise RetryLater(str(reason), after_s=HAND_BACK_S) from reason
             return await self._not_made(command, f"{asked.name!r} could not be called. {reason}")
 
-    async def _not_made(self, command: Command, why: str) -> Outcome:
+    async def _not_made(self, command: Command, why: str) -> Outcome | None:
         """The outcome of a call that this delivery does not make; an earlier one may have begun it all the same."""
-        ledger = command.subjects.ledger(command.run.request, command.run.n)
-        if command.redelivered and await self._ledger.may_have_run(command.log, ledger):
-            return Outcome("unknown", f"Whoever ran this call was interrupted, and now: {why} {MAYBE}")
-        return Outcome("failed", why)
+        judged = await self._ledger.judge(command.place, "fail", look_first=command.redelivered)
+        match judged:
+            case Answered():
+                return None
+            case Unknown():
+                return Outcome("unknown", f"Whoever ran this call was interrupted, and now: {why} {MAYBE}")
+            case Begin():
+                return Outcome("failed", why)
+            case _:
+                assert_never(judged)
 
     def _server(self, namespace: str, target: Target) -> ToolServer:
         server = self._find(target.via, ServerKey(namespace, target.server))
@@ -257,8 +292,7 @@ class ToolCommands:
     def _call(self, command: Command, target: Target, server: ToolServer, values: dict[str, object]) -> Call:
         run = command.run
         return Call(
-            log=command.log,
-            ledger_subject=command.subjects.ledger(run.request, run.n),
+            place=command.place,
             redelivered=command.redelivered,
             server_name=target.server,
             server=server,

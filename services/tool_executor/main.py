@@ -12,7 +12,6 @@ from services.tool_executor.readiness import Readiness
 
 if TYPE_CHECKING:
     from schemas.tools import Via
-    from services.runtime.ports import Unsubscribe
     from services.runtime.service import Runtime
     from services.tool_executor.calls import ToolServer
     from services.tool_executor.mcp.pool import ServerKey
@@ -25,7 +24,6 @@ class ToolExecutor:
         self._bus = runtime.bus
         self._readiness = Readiness(runtime)
         self._commands = ToolCommands(runtime, self._find)
-        self._unsubscribe: Unsubscribe | None = None
 
     def subscriptions(self) -> Sequence[Subscription]:
         """The commands to run tools, of every partition."""
@@ -35,14 +33,13 @@ class ToolExecutor:
         ]
 
     async def start(self) -> None:
-        """Connect to the servers that are declared, and listen for tasks that are stopped."""
-        self._unsubscribe = await self._bus.signals.subscribe(subjects.STOP_ALL, self._commands.running.on_stop)
+        """Listen, and connect to the servers that are declared."""
+        await self._commands.listen()
         await self._readiness.start()
 
     async def stop(self) -> None:
         """Leave no server's process behind."""
-        if self._unsubscribe is not None:
-            await self._unsubscribe()
+        await self._commands.close()
         await self._readiness.stop()
 
     def _find(self, via: Via, key: ServerKey) -> ToolServer | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from schemas.subjects import TaskSubjects
 from services.runtime.ports import Signal
+from services.runtime.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
 STOPS_REMEMBERED_S = 5.0
 """A command that is older when it arrives is looked at for a result anyway, before it is carried out."""
+
+LOOK_EVERY_S = 5.0
+"""How often a call that takes long is looked up: a stop signal may be lost, and then nobody wants the result."""
 
 
 class Stopped(Exception):
@@ -47,13 +51,21 @@ class Running:
             del self._calls[result]
             done.set()
 
+    def has(self, result: str) -> bool:
+        """Whether this process is at the call."""
+        return result in self._calls
+
     @asynccontextmanager
-    async def stoppable(self, subjects: TaskSubjects) -> AsyncGenerator[None]:
-        """What runs inside is cancelled when the task is stopped; then `Stopped` is raised."""
+    async def stoppable(self, subjects: TaskSubjects, is_over: Callable[[], Awaitable[bool]]) -> AsyncGenerator[None]:
+        """What runs inside is cancelled when the task is stopped; then `Stopped` is raised.
+
+        So it is when `is_over`, which is asked every few seconds, and not at all for a call that is quick.
+        """
         key = (subjects.namespace, subjects.task)
         scope = asyncio.timeout(None)
         scopes = self._scopes.setdefault(key, set())
         scopes.add(scope)
+        watch = _Watch(scope, is_over)
         try:
             async with scope:
                 yield
@@ -62,6 +74,7 @@ class Running:
                 raise
             raise Stopped(f"task {subjects.namespace}/{subjects.task} was stopped") from error
         finally:
+            watch.close()
             scopes.discard(scope)
             if not scopes:
                 self._scopes.pop(key, None)
@@ -87,5 +100,35 @@ class Running:
                 "stopping %d calls of %s/%s", len(scopes), namespace, task, extra={"action": "tool.stop", "task": task}
             )
         for scope in tuple(scopes):
-            with contextlib.suppress(RuntimeError):  # it has just ended by itself
-                scope.reschedule(asyncio.get_running_loop().time())
+            _end(scope)
+
+
+def _end(scope: asyncio.Timeout) -> None:
+    with contextlib.suppress(RuntimeError):  # it has just ended by itself
+        scope.reschedule(asyncio.get_running_loop().time())
+
+
+class _Watch:
+    """Ends a scope when it is over, and costs a quick call one timer."""
+
+    def __init__(self, scope: asyncio.Timeout, is_over: Callable[[], Awaitable[bool]]) -> None:
+        self._scope = scope
+        self._is_over = is_over
+        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._begin)
+        self._looking: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _begin(self) -> None:
+        self._looking = spawn(self._look(), name="tool:watch")
+
+    async def _look(self) -> None:
+        if not await self._is_over():
+            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._begin)
+            return
+        logger.info("stopping a call that has a result already", extra={"action": "tool.stop"})
+        _end(self._scope)

@@ -62,6 +62,10 @@ class MemoryBus:
         self._queues.append(queue)
         return queue
 
+    def cut(self) -> None:
+        """The server notices that this process is gone, as when it was killed: nobody listens here any more."""
+        self._signals.cut()
+
     async def close(self) -> None:
         """End this connection. What it had in hand comes again to others when its acknowledgement wait is over."""
         for queue in self._queues:

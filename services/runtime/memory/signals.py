@@ -126,10 +126,14 @@ class MemorySignals:
         await self._pause("signals.store:after", subject)
         return seq
 
-    async def close(self) -> None:
-        """Listen no more."""
+    def cut(self) -> None:
+        """Let the server forget who listened."""
         for remove in self._removals:
             remove()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        self.cut()
         await self._tasks.close()
 
     def _publish(self, signal: Signal) -> int:

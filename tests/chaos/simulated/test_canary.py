@@ -16,9 +16,9 @@ from services.planner.core.machine import transition
 from services.planner.core.outstanding import Outstanding, outstanding
 from services.planner.steps import Steps
 from services.runtime.errors import Unavailable
-from services.runtime.ports import Entry, Log, Outgoing
-from services.tool_executor.core.ledger import Begin
-from services.tool_executor.ledger import Begun, Ledger
+from services.runtime.ports import Entry, Outgoing
+from services.tool_executor.core.ledger import Begin, Says
+from services.tool_executor.ledger import Ledger, Place
 from tests.chaos.simulated.faults import Rates
 from tests.chaos.simulated.network import LaggingLog
 from tests.chaos.simulated.simulate import simulate
@@ -31,11 +31,12 @@ async def _ensures_nothing(*_: object) -> int:
     return 0
 
 
-async def _ignores_the_ledger(self: Ledger, log: Log, subject: str, *_: object, **__: object) -> Begun:
-    while True:
-        revision = (await self._read(log, subject))[1]
-        if begun := await self._write(log, subject, Begin(1, revision)):
-            return begun
+async def _ignores_the_ledger(self: Ledger, place: Place, *_: object, **__: object) -> Begin:
+    return Begin(1, (await self._read(place))[1])
+
+
+async def _believes_that_nobody_has_begun(self: Ledger, *_: object) -> Says:
+    return "unused"
 
 
 async def _records_again(self: LaggingLog, message: Outgoing) -> int | None:
@@ -112,7 +113,11 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "have no result",
     ),
     "an executor that ignores the ledger": (
-        patch("services.tool_executor.ledger.Ledger.begin", _ignores_the_ledger),
+        patch("services.tool_executor.ledger.Ledger.judge", _ignores_the_ledger),
+        "was paid",
+    ),
+    "an executor that believes of every holder that it has not begun": (
+        patch("services.tool_executor.ledger.Ledger._says", _believes_that_nobody_has_begun),
         "was paid",
     ),
     "a bus that records again": (

@@ -43,6 +43,7 @@ AT_ONCE_MAX = 20_000
 STEP_S = 0.25
 DRAIN_S = 5.0
 DOWN_MAX_S = 3.0
+NOTICED_S = 30.0
 
 decode_reply: Callable[[bytes], Reply] = decoder_of(Reply)
 
@@ -66,6 +67,7 @@ class Process(Mortal):
         self.world = world
         self.service = service
         self.replica: Replica | None = None
+        self.bus: MemoryBus | None = None
         self.context = as_process(self)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
@@ -131,6 +133,8 @@ class World:
         process.alive = False
         self.processes.remove(process)
         self.repaired(process)
+        if process.bus is not None:  # a killed process is noticed at once, a lost machine is not
+            self.after(self.faults.rng.choice((0.0, 0.0, NOTICED_S)), process.bus.cut)
         self.after(DOWN_MAX_S * self.faults.rng.random(), lambda: self._start(process.service))
 
     def state(self, task: TaskSubjects) -> State | None:
@@ -242,6 +246,7 @@ class World:
             faults=self.faults,
             history=self.history,
         )
+        process.bus = bus
         settings = Settings(
             partitions=self.scenario.partitions,
             replica=process.name,

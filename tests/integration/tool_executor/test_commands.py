@@ -65,7 +65,7 @@ async def test_a_call_whose_replica_died_in_the_middle_is_not_made_again() -> No
     async with stage.copy("one", s=server) as first:
         task = await stage.ask("s__act", "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
-        first.dead = True
+        first.kill()
         async with stage.copy("two", s=server) as second:
             result = await stage.until_result(task)
             assert result.outcome == "unknown"
@@ -87,7 +87,7 @@ async def test_a_call_that_may_be_repeated_is_made_again_when_its_replica_died(t
     async with stage.copy("one", s=server) as first:
         task = await stage.ask(tool, "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
-        first.dead = True
+        first.kill()
         async with stage.copy("two", s=server):
             await until(lambda: server.made == ["slow", "slow"], "the call is made again")
             server.hold.set()
@@ -102,7 +102,7 @@ async def test_an_uncertain_call_is_made_again_where_the_manifest_dares() -> Non
     async with stage.copy("one", s=server) as first:
         task = await stage.ask("s__dare", "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
-        first.dead = True
+        first.kill()
         async with stage.copy("two", s=server):
             await until(lambda: server.made == ["slow", "slow"], "the call is made again")
             started = await stage.started(task)
@@ -121,6 +121,7 @@ async def test_the_late_result_of_a_replica_that_was_given_up_changes_nothing() 
         task = await stage.ask("s__act", "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
         first.refuse, first.blind = {"delivery.working"}, True
+        first.unheard()
         async with stage.copy("two", s=server):
             assert (await stage.until_result(task)).outcome == "unknown"
             server.hold.set()
@@ -185,7 +186,7 @@ async def test_a_command_that_was_done_before_is_not_done_again() -> None:
         first.refuse = {"delivery.ack"}
         task = await stage.ask("s__look", "x")
         await stage.until_result(task)
-        first.dead = True
+        first.kill()
         async with stage.copy("two", s=server):
             await stage.until_done()
     assert server.made == ["x"]
@@ -299,7 +300,7 @@ async def test_a_call_that_a_dead_replica_began_is_never_said_not_to_have_been_m
     async with stage.copy("one", s=server) as first:
         task = await stage.ask("s__act", "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
-        first.dead = True
+        first.kill()
         away = ScriptedServer()
         away.up = False
         if then == "forgotten":
@@ -444,7 +445,7 @@ async def test_giving_a_command_up_twice_changes_nothing() -> None:
     async with stage.copy("one", s=server) as first:
         first.refuse = {"delivery.term"}
         before = await stage.until_result(task)
-        first.dead = True
+        first.kill()
         async with stage.copy("two", s=server):
             await stage.until_done()
     assert await stage.until_result(task) == before

@@ -10,12 +10,16 @@ from uuid import uuid4
 
 import pytest
 
+from schemas.events import ToolStarted
+from schemas.wire import decode
 from services.runtime.nats.bus import connect
 from services.runtime.settings import Settings
 from tests.support.mcp_servers.bench import Bench, alive, kitchen, plain, record_of, until
 from tests.support.mcp_servers.serve import ExecutorProcess
 from tests.support.nats_server import NatsServer, nats_server
 
+FROZEN_S = 3.0
+"""Twice the acknowledgement wait."""
 TAKEOVER_S = 3.0
 """The goal is 2 s; a busy machine is forgiven one more here."""
 
@@ -90,6 +94,34 @@ async def test_a_call_that_may_not_be_repeated_survives_the_death_of_its_executo
         assert only_effects(record).count("set") in (1, 2)
         await until(lambda: not alive(pid), "the dead executor's server has left")
         assert (await bench.call("kitchen__pair", namespace=namespace)).outcome == "succeeded"
+
+
+async def test_a_call_that_may_not_be_repeated_is_left_to_an_executor_that_stands_still_for_a_while(
+    server: NatsServer, tmp_path: Path, record: Path
+) -> None:
+    async with field(server, tmp_path) as here:
+        bench, namespace = here.bench, here.namespace
+        both = {name: await here.executor(name) for name in ("first", "second")}
+        await bench.declare(kitchen("kitchen", record, namespace=namespace))
+        for each in both.values():
+            await here.connected(each, "kitchen")
+        await bench.until_ready("kitchen", namespace=namespace)
+        task = await bench.ask("kitchen__effect", {"text": "pour", "seconds": 1}, namespace=namespace)
+        await until(lambda: only_effects(record) == ["pour"], "the call is under way")
+        entry = await bench.bus.log(0).get(task.ledger("r1", 1))
+        assert entry is not None
+        holder = decode(entry.data, ToolStarted).replica
+        frozen, (other,) = both.pop(holder), both.values()
+        frozen.freeze()
+        began = asyncio.get_running_loop().time()
+        asked = f"{holder}, which began the call, is silent"
+        await until(lambda: asked in other.log.read_text(), "it is asked for its call")
+        await bench.bus.clock.sleep(FROZEN_S - (asyncio.get_running_loop().time() - began))
+        assert await bench.result(task) is None
+        frozen.thaw()
+        result = await bench.until_result(task)
+        assert (result.outcome, result.attempt) == ("succeeded", 1)
+        assert only_effects(record) == ["pour"]
 
 
 async def test_an_executor_that_is_told_to_end_finishes_its_call_and_leaves_nothing(

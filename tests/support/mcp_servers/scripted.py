@@ -120,10 +120,10 @@ class ScriptedExecutor:
         return [Subscription(subjects.TOOL_EXECUTOR, 0, self.commands.handle, self.commands.on_dead)]
 
     async def start(self) -> None:
-        await self._runtime.bus.signals.subscribe(subjects.STOP_ALL, self.commands.running.on_stop)
+        await self.commands.listen()
 
     async def stop(self) -> None:
-        pass
+        await self.commands.close()
 
     def _find(self, via: Via, key: ServerKey) -> ScriptedServer | None:
         return self._servers.get(key.name)
@@ -133,6 +133,8 @@ class Copy:
     """One replica, which can be cut off from the bus as if it had been killed, and interrupted at any call of it."""
 
     def __init__(self, stage: ScriptedStage, servers: Mapping[str, ScriptedServer], name: str) -> None:
+        self.stalled = False
+        """It gets nowhere: no call of the bus of its own ends."""
         self.dead = False
         self.refuse: set[str] = set()
         """Calls of the bus that fail, by `<call>` or `<call>:after`."""
@@ -145,18 +147,30 @@ class Copy:
             return ScriptedExecutor(runtime, servers)
 
         settings = Settings(replica=name, ack_wait_s=ACK_WAIT_S, drain_s=0.01, deliveries_max=stage.deliveries_max)
-        bus = MemoryBus(stage.server, pause=self._pause)
-        self.replica = Replica(bus, msgspec.structs.replace(settings, slots=stage.slots), {"tool-executor": build}, {})
+        self._bus = MemoryBus(stage.server, pause=self._pause)
+        settings = msgspec.structs.replace(settings, slots=stage.slots)
+        self.replica = Replica(self._bus, settings, {"tool-executor": build}, {})
 
     def counted(self, what: str, **labels: str) -> float:
         """How many messages were `delivered` or `handled`, by label."""
         name, known = f"holdfast_messages_{what}_total", {"consumer": subjects.TOOL_EXECUTOR, **labels}
         return self.replica.metrics.registry.get_sample_value(name, known) or 0.0
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.dead = True
+        self.unheard()
+
+    def unheard(self) -> None:
+        """The server takes it for gone."""
+        self._bus.cut()
+
     async def _pause(self, call: str, subject: str) -> None:
         await asyncio.sleep(0)
+        while self.stalled:  # noqa: ASYNC110 - a test says when it goes on
+            await asyncio.sleep(0.01)
         if self.die_at == call:
-            self.dead = True
+            self.kill()
         if self.blind and call == "queue.take":
             await asyncio.Event().wait()
         if self.dead or call in self.refuse:

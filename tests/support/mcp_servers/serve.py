@@ -40,6 +40,14 @@ class ExecutorProcess:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def freeze(self) -> None:
+        """SIGSTOP: it stands still, with everything in its hands."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """SIGKILL."""
         await self._end(signal.SIGKILL)

@@ -171,6 +171,20 @@ async def test_a_handler_that_is_not_ready_for_too_long_uses_its_deliveries_up()
     assert [letter.reason for letter in await bench.letters()] == ["deliveries_exhausted"]
 
 
+async def test_a_handler_that_asks_for_little_time_gets_more_each_time() -> None:
+    """Else the deliveries of a message that waits for another one would be used up in a second."""
+    bench, worker = Bench(deliveries_max=12), Worker(*[RetryLater("not seen yet", after_s=0.1)] * 11)
+    start = bench.clock.now()
+    async with bench.running(worker):
+        await bench.store(b"x")
+        await bench.clock.advance(10)
+        assert len(worker.seen) < 12
+        await bench.clock.advance(30)
+    assert [inbound.delivered for inbound in worker.seen] == list(range(1, 13))
+    assert await bench.letters() == []
+    assert (bench.clock.now() - start).total_seconds() > 30
+
+
 async def test_a_replica_that_is_told_to_stop_does_not_wait_for_the_bus() -> None:
     bench, worker = Bench(), Worker(*[Unavailable("no answer")] * 99)
     async with bench.running(worker) as consumer:
