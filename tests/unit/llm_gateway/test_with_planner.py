@@ -32,10 +32,11 @@ from schemas.resources import (
     ToolInfo,
 )
 from schemas.subjects import TaskSubjects, status_key
-from schemas.task import AwaitingTools, Failed, FinalAnswer, State, Waiting
+from schemas.task import AwaitingModel, AwaitingTools, Failed, FinalAnswer, State, Waiting
 from schemas.wire import decode, encode
 from services.llm_gateway.main import build as build_gateway
 from services.planner.main import build as build_planner
+from services.runtime.memory.server import MemoryServer
 from services.runtime.ports import Outgoing
 from services.runtime.replica import Build
 from tests.support.stage import NAMESPACE, Stage, on_stage, until
@@ -306,3 +307,25 @@ async def test_a_provider_that_finds_it_too_long_for_ever_fails_the_task() -> No
         failed = await stage.until_state(task, Failed)
         assert failed.reason == "ContextTooLong"
         assert decode(await stage.stored(task, task.model_event(2, 2)), ModelFailed).cause == "contextTooLong"
+
+
+async def test_a_step_that_was_recorded_while_the_planner_was_away_is_taken_up_later() -> None:
+    server = MemoryServer()
+    only_planner: dict[str, Build] = {"planner": build_planner}
+    only_gateway: dict[str, Build] = {"llm-gateway": build_gateway}
+    async with on_stage(BOTH, server=server) as (stage, _):
+        await reading(stage, ContextPolicy(when_full="summarize"), context_tokens=4_000, max_tokens=200)
+        task = await stage.submit()
+        await finished(stage, task, 1, "r" * 9_000)
+        await stage.stored(task, task.tool_command("r2", 1))
+    async with on_stage(only_planner, server=server) as (stage, _):
+        await finished(stage, task, 2, "r" * 9_000)
+        await stage.stored(task, task.model_command(3, 1))
+    async with on_stage(only_gateway, server=server) as (stage, _):
+        recorded = await stage.stored(task, task.model_event(3, 1))
+        assert isinstance(await stage.state(task), AwaitingModel)
+    async with on_stage(BOTH, server=server) as (stage, _):
+        assert await answer_of(stage, task) == "done"
+        assert await stage.stored(task, task.model_event(3, 1)) == recorded
+        state = await stage.until_state(task, FinalAnswer)
+        assert state.spend.model_calls == 4
