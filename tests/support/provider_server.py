@@ -23,6 +23,8 @@ from services.runtime.tasks import spawn
 from tests.support.provider_wire import (
     BAD_KEY_CHAT,
     BAD_KEY_MESSAGES,
+    MODELS_CHAT,
+    MODELS_MESSAGES,
     Json,
     chat_error,
     chat_problem,
@@ -54,6 +56,8 @@ class Stream(NamedTuple):
     """Break the connection after so many events."""
     stall_after: int | None = None
     """Say no more after so many events, until the server is released."""
+    bytewise: bool = False
+    """Each byte in a packet of its own."""
 
 
 class Reply(NamedTuple):
@@ -145,7 +149,9 @@ class ProviderServer:
         if self.keys is not None and _key(request.headers) not in self.keys:
             return Reply(401, BAD_KEY_MESSAGES if of_anthropic else BAD_KEY_CHAT)
         if request.method == "GET" and request.path.endswith("/models"):
-            return self.models if self.models is not None else Reply(200, _models(of_anthropic=of_anthropic))
+            return (
+                self.models if self.models is not None else Reply(200, MODELS_MESSAGES if of_anthropic else MODELS_CHAT)
+            )
         if request.path.endswith("/chat/completions"):
             return self._generation(chat_problem(request.body), request, Stream(chat_stream("ok")))
         if request.path == "/v1/messages":
@@ -168,15 +174,16 @@ class ProviderServer:
                 kind = "text/html" if isinstance(body, str) else "application/json"
                 await _start(send, status, {"content-type": kind, **headers})
                 await send({"type": "http.response.body", "body": text.encode()})
-            case Stream(events=events, cut_after=cut_after, stall_after=stall_after):
+            case Stream(events=events, cut_after=cut_after, stall_after=stall_after, bytewise=bytewise):
                 await _start(send, 200, {"content-type": "text/event-stream; charset=utf-8"})
                 for n, event in enumerate(events):
                     if n == cut_after:
                         raise ConnectionCut
                     if n == stall_after:
                         await self.released.wait()
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                    await asyncio.sleep(0)
+                    for packet in (bytes((byte,)) for byte in event) if bytewise else (event,):
+                        await send({"type": "http.response.body", "body": packet, "more_body": True})
+                        await asyncio.sleep(0)
                 await send({"type": "http.response.body", "body": b""})
             case Silence():
                 await self.released.wait()
@@ -223,10 +230,3 @@ def _key(headers: Mapping[str, str]) -> str:
     return (
         headers.get("api-key") or headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
     )
-
-
-def _models(*, of_anthropic: bool) -> Json:
-    if of_anthropic:
-        model = {"type": "model", "id": "claude-test", "display_name": "Test", "created_at": "2026-01-01T00:00:00Z"}
-        return {"data": [model], "has_more": False, "first_id": "claude-test", "last_id": "claude-test"}
-    return {"object": "list", "data": [{"id": "gpt-test", "object": "model", "created": 1, "owned_by": "openai"}]}

@@ -36,6 +36,10 @@ class Thinking(NamedTuple):
     redacted: bool = False
 
 
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment between events, which says only that the server lives."""
+
+
 def sse(data: Any, event: str = "") -> bytes:
     """One server-sent event."""
     body = data if isinstance(data, str) else json.dumps(data)
@@ -53,7 +57,7 @@ CHAT_USAGE: Json = {
     "prompt_tokens": 120,
     "completion_tokens": 30,
     "total_tokens": 150,
-    "prompt_tokens_details": {"cached_tokens": 100, "audio_tokens": 0},
+    "prompt_tokens_details": {"cached_tokens": 100, "audio_tokens": 0, "cache_write_tokens": 15},
     "completion_tokens_details": {"reasoning_tokens": 8, "audio_tokens": 0, "accepted_prediction_tokens": 0},
 }
 
@@ -120,6 +124,13 @@ SERVER_ERROR_CHAT = chat_error(
 )
 
 
+MODELS_CHAT: Json = {
+    "object": "list",
+    "data": [{"id": "gpt-test", "object": "model", "created": 1767225600, "owned_by": "openai"}],
+}
+"""A list of models."""
+
+
 def chat_problem(body: Json) -> Json | None:
     """Why OpenAI refuses a request, or None."""
     open_calls: list[str] = []
@@ -159,11 +170,12 @@ MESSAGES_USAGE: Json = {
     "output_tokens": 1,
 }
 OUTPUT_TOKENS = 30
+THINKING_TOKENS = 8
 Content = str | Call | Thinking
 
 
-def messages_stream(*content: Content, stop: str = "") -> list[bytes]:
-    """A whole streamed answer."""
+def messages_stream(*content: Content, stop: str = "", details: Json | None = None) -> list[bytes]:
+    """A whole streamed answer; `details` of why it stopped."""
     message: Json = {
         "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
         "type": "message",
@@ -184,8 +196,8 @@ def messages_stream(*content: Content, stop: str = "") -> list[bytes]:
     events.append(
         {
             "type": "message_delta",
-            "delta": {"stop_reason": reason, "stop_sequence": None},
-            "usage": {"output_tokens": OUTPUT_TOKENS},
+            "delta": {"stop_reason": reason, "stop_sequence": None, "stop_details": details},
+            "usage": {"output_tokens": OUTPUT_TOKENS, "output_tokens_details": {"thinking_tokens": THINKING_TOKENS}},
         }
     )
     events.append({"type": "message_stop"})
@@ -218,6 +230,23 @@ OVERLOADED_MESSAGES = messages_error("overloaded_error", "Overloaded")
 RATE_LIMITED_MESSAGES = messages_error(
     "rate_limit_error", "This request would exceed your organization's rate limit of 50 requests per minute."
 )
+
+
+MODELS_MESSAGES: Json = {
+    "data": [
+        {
+            "type": "model",
+            "id": "claude-test",
+            "display_name": "Test",
+            "created_at": "2026-01-01T00:00:00Z",
+            "lifecycle": "active",
+        }
+    ],
+    "has_more": False,
+    "first_id": "claude-test",
+    "last_id": "claude-test",
+}
+"""A list of models."""
 
 
 def messages_problem(body: Json, version: str) -> Json | None:

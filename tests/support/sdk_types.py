@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired, Required, Union, cast, get_args, get_origin
 
 import pydantic
@@ -63,9 +64,18 @@ def _plain(value: Any, kind: Any, at: str) -> Problems:
         return _unless(isinstance(value, int | float) and not isinstance(value, bool), at, value, "a number")
     if kind is int:
         return _unless(isinstance(value, int) and not isinstance(value, bool), at, value, "an integer")
+    if kind is datetime:
+        return _unless(_is_time(value), at, value, "a time")
     if kind in (str, bool):
         return _unless(isinstance(value, kind), at, value, kind.__name__)
     return [f"{at}: this type is not read by the double's check: {kind}"]
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def _fields(value: Any, fields: Mapping[str, tuple[Any, bool]], at: str, name: str) -> Problems:

@@ -6,12 +6,14 @@ the network: nothing is made up.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from services.llm_gateway.core.calls import ModelReply
+from services.llm_gateway.core.characters import mended
 from services.llm_gateway.core.endpoints import Endpoint
 from services.llm_gateway.providers.chat_format import Opaque
 
@@ -119,7 +121,7 @@ class Answer:
         if not self._finish_reason:
             raise Incomplete("the stream ended before the answer did")
         calls = tuple(ToolCall(id=c.id, name=c.name, arguments="".join(c.arguments)) for c in self._calls)
-        content = "".join(self._text) or "".join(self._refusal)
+        content = mended("".join(self._text) or "".join(self._refusal))
         opaque = self._opaque()
         return ModelReply(
             message=AssistantMessage(
@@ -182,7 +184,14 @@ class Answer:
         opaque = Opaque(
             reasoning_content="".join(self._reasoning), reasoning_details=self._reasoning_details, extra_content=extra
         )
-        return "" if opaque == Opaque() else msgspec.json.encode(opaque).decode()
+        return "" if opaque == Opaque() else _encoded(opaque)
+
+
+def _encoded(opaque: Opaque) -> str:
+    try:
+        return msgspec.json.encode(opaque).decode()
+    except UnicodeEncodeError:  # characters that came in halves; escaped, they are whole again when they are read
+        return json.dumps(msgspec.to_builtins(opaque))
 
 
 GROWING = ("text", "summary", "data")

@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from services.llm_gateway.core.calls import ModelReply
+from services.llm_gateway.core.characters import mended
 from services.llm_gateway.core.endpoints import Endpoint
 from services.llm_gateway.providers.messages_format import Place
 
@@ -77,6 +78,11 @@ class _Growing(msgspec.Struct):
     thinking: list[str] = []
     signature: list[str] = []
 
+    @property
+    def said(self) -> str:
+        """The text, with characters that came in halves made whole."""
+        return mended("".join(self.text))
+
 
 class Answer:
     """An answer as it comes together."""
@@ -131,7 +137,7 @@ class Answer:
             raise Incomplete("the stream ended before the answer did")
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         calls = tuple(_tool_call(block) for block in blocks if block.opened.type == "tool_use")
-        content = "".join("".join(block.text) for block in blocks)
+        content = "".join(block.said for block in blocks)
         opaque = _opaque(blocks)
         return ModelReply(
             message=AssistantMessage(
@@ -198,7 +204,7 @@ def _opaque(blocks: list[_Growing]) -> str:
     for block in blocks:
         match block.opened.type:
             case "thinking":
-                thinking = (block.opened.thinking or "") + "".join(block.thinking)
+                thinking = mended((block.opened.thinking or "") + "".join(block.thinking))
                 signature = (block.opened.signature or "") + "".join(block.signature)
                 places.append(Place(block={"type": "thinking", "thinking": thinking, "signature": signature}))
             case "redacted_thinking":
@@ -207,5 +213,5 @@ def _opaque(blocks: list[_Growing]) -> str:
                 places.append(Place(call=calls))
                 calls += 1
             case _:
-                places.append(Place(text_length=len("".join(block.text))))
+                places.append(Place(text_length=len(block.said)))
     return msgspec.json.encode(places).decode() if any(place.block for place in places) else ""

@@ -77,7 +77,7 @@ async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: Gatew
     assert (answer.model, answer.finish_reason, answer.llm) == ("claude-test-1", "end_turn", "model")
     usage = answer.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (120, 30, 90)
-    assert usage.cache_write_tokens == 10
+    assert (usage.cache_write_tokens, usage.reasoning_tokens) == (10, 8)
     assert usage.cost_usd == (20 * Decimal(2) + 10 * Decimal("2.5") + 90 * Decimal("0.5") + 30 * Decimal(8)) / 1_000_000
     assert request.headers["authorization"] == "Bearer sk-right"
     assert request.headers["x-api-key"] == "sk-right"

@@ -70,7 +70,9 @@ async def fail(task: TaskRig) -> ModelFailed:
 
 
 async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: GatewayRig, server: ProviderServer) -> None:
-    pricing = Pricing(input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"))
+    pricing = Pricing(
+        input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"), cache_write=Decimal(3)
+    )
     spec = LLMSpec(provider="openai", api_key_from=KEY, parameters=parameters(server), pricing=pricing)
     task = await task_on(gateway, server, spec)
     server.then(Stream(chat_stream("It is noon — « exactly ».")))
@@ -79,7 +81,8 @@ async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: Gatew
     assert (answer.model, answer.finish_reason, answer.llm) == ("gpt-test-2026-01-01", "stop", "model")
     usage = answer.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens) == (120, 30, 100, 8)
-    assert usage.cost_usd == (20 * Decimal(2) + 100 * Decimal("0.5") + 30 * Decimal(8)) / 1_000_000
+    assert usage.cache_write_tokens == 15
+    assert usage.cost_usd == (5 * Decimal(2) + 15 * Decimal(3) + 100 * Decimal("0.5") + 30 * Decimal(8)) / 1_000_000
     assert request.headers["authorization"] == "Bearer sk-right"
 
 
