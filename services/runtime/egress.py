@@ -171,10 +171,11 @@ class Egress:
 
     def is_only(self, host: str) -> bool:
         """Whether a host is one of the few that may be reached, by its name or by the address that it is."""
-        try:
-            return self._only.name(host) or self._only.hold(ip_address(host))
-        except ValueError:
-            return False
+        return _named(self._only, host)
+
+    def is_allowed(self, host: str) -> bool:
+        """Whether an operator has named a host, or the address that it is, to be reached though it is private."""
+        return _named(self._allow, host)
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses at which a host may be reached. Raises `EgressRefused`, and `OSError` if it has none."""
@@ -189,6 +190,13 @@ class Egress:
         if not permitted:
             raise EgressRefused(f"{host} may not be reached: {next(iter(judged.values()))}")
         return permitted
+
+
+def _named(rules: Rules, host: str) -> bool:
+    try:
+        return rules.name(host) or rules.hold(ip_address(host))
+    except ValueError:
+        return False
 
 
 def _parsed(address: str) -> Address:

@@ -132,7 +132,7 @@ class ToolsetBench:
         key: str = "",
     ) -> Reply:
         """Call a tool, in a task of its own if none is given."""
-        found = self.toolsets.find(ServerKey("default", toolset), task or await self.task())
+        found = self.toolsets.find(ServerKey("default", toolset), task or await self.task(), 0)
         assert found is not None
         return await found.call(tool, arguments, timeout_s=timeout_s, meta={IDEMPOTENCY_KEY: key})
 

@@ -49,7 +49,7 @@ class Requester(msgspec.Struct, frozen=True, kw_only=True):
 
     options: HTTPOptions
     headers: Mapping[str, str]
-    """Sent to hosts in `only`."""
+    """Sent to hosts in `only`: by https, or by http if the host is in `allow`, too."""
     secrets: tuple[str, ...]
     egress: Egress
 
@@ -102,7 +102,8 @@ def _request(requester: Requester, method: str, job: Job) -> httpx2.Request:
     headers = httpx2.Headers({"User-Agent": "holdfast", "Accept": "*/*", **asked, "Accept-Encoding": "identity"})
     if job.key and method not in SAFE:
         headers["Idempotency-Key"] = f'"{job.key}"'
-    if requester.egress.is_only(_host(parsed)):
+    host = _host(parsed)
+    if requester.egress.is_only(host) and (parsed.scheme == "https" or requester.egress.is_allowed(host)):
         headers.update(requester.headers)
     content: Any = job.arguments.get("body")
     return httpx2.Request(method, parsed, headers=headers, content=None if content is None else str(content))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.ids import partition_of
 from schemas.resources import Toolset, ToolsetSpec
@@ -39,6 +39,14 @@ logger = logging.getLogger(__name__)
 IDEMPOTENCY_KEY = "holdfast.dev/idempotency-key"
 END_S = 10.0
 """What a tool that ends itself in time gets beyond it, to say so."""
+
+
+class Asker(NamedTuple):
+    """Whose call it is."""
+
+    task: TaskSubjects
+    seq: int
+    """Where the command is; a state that is not older than it is the task's."""
 
 
 class Toolsets:
@@ -69,8 +77,8 @@ class Toolsets:
         """Leave the directories to whoever comes next."""
         await self._tasks.close()
 
-    def find(self, key: ServerKey, task: TaskSubjects) -> BoundToolset | None:
-        """A toolset, for the calls of one task."""
+    def find(self, key: ServerKey, task: TaskSubjects, seq: int) -> BoundToolset | None:
+        """A toolset, for a call of a task that is asked for by the command at `seq`."""
         declared = self._resources.get(Toolset, *key)
         spec = declared.spec if declared is not None else builtin_toolset(key.name)
         if spec is None:
@@ -78,7 +86,7 @@ class Toolsets:
         slots = self._slots.get(key)
         if slots is None or slots.concurrency != max(spec.concurrency, 1):
             slots = self._slots[key] = Slots(max(spec.concurrency, 1))
-        return BoundToolset(self, spec, slots, task)
+        return BoundToolset(self, spec, slots, Asker(task, seq))
 
     async def machine(self) -> Machine:
         """What this machine offers; found out once."""
@@ -90,10 +98,10 @@ class Toolsets:
         hidden, blank = self._kept
         return Machine(sandbox=self._sandbox, hidden=hidden, blank=blank, resolve=self._resolve)
 
-    async def run(self, spec: ToolsetSpec, task: TaskSubjects, job: Job) -> Reply:
+    async def run(self, spec: ToolsetSpec, asker: Asker, job: Job) -> Reply:
         """Carry out a call of a task. Raises `TimedOut`, `Lost` and `Unavailable`."""
         try:
-            with self._directories.in_use(task.namespace, task.task):
+            with self._directories.in_use(asker.task.namespace, asker.task.task):
                 run = equip(spec, self._secrets, await self.machine())
                 async with asyncio.timeout(job.timeout_s if spec.http or spec.files else job.timeout_s + END_S):
                     return await run(job)
@@ -102,15 +110,16 @@ class Toolsets:
         except TimeoutError as error:
             raise TimedOut(f"no answer within {job.timeout_s:g} s") from error
 
-    async def directory(self, task: TaskSubjects) -> tuple[Path, bool]:
+    async def directory(self, asker: Asker) -> tuple[Path, bool]:
         """The working directory of a task, and whether it was made just now. Raises `CannotRun` if it has ended."""
-        born = await self._born(task)
+        task = asker.task
+        born = await self._born(task, at_least=asker.seq)
         if not born:
             raise CannotRun("The task has ended, and its working directory with it.")
         return await asyncio.to_thread(self._directories.open, task.namespace, task.task, born)
 
-    async def _born(self, task: TaskSubjects) -> int:
-        entry = await self._bus.log(task.partition).get(task.state)
+    async def _born(self, task: TaskSubjects, *, at_least: int = 0) -> int:
+        entry = await self._bus.log(task.partition).get(task.state, at_least=at_least)
         if entry is None:
             return 0
         state = decode_state(entry.data)
@@ -125,11 +134,11 @@ class BoundToolset:
 
     detail = ""
 
-    def __init__(self, toolsets: Toolsets, spec: ToolsetSpec, slots: Slots, task: TaskSubjects) -> None:
+    def __init__(self, toolsets: Toolsets, spec: ToolsetSpec, slots: Slots, asker: Asker) -> None:
         self._toolsets = toolsets
         self._spec = spec
         self._slots = slots
-        self._task = task
+        self._asker = asker
 
     @property
     def calls(self) -> int:
@@ -163,7 +172,7 @@ class BoundToolset:
             tool=tool,
             arguments=arguments,
             timeout_s=timeout_s,
-            place=lambda: self._toolsets.directory(self._task),
+            place=lambda: self._toolsets.directory(self._asker),
             key=str(meta.get(IDEMPOTENCY_KEY, "")) if may_repeat else "",
         )
-        return await self._toolsets.run(self._spec, self._task, job)
+        return await self._toolsets.run(self._spec, self._asker, job)

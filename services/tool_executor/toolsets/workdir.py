@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ class WorkDirs:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root or default_root()).absolute()
+        self._lock = threading.Lock()
+        """Whoever makes or removes directories is alone."""
         self._in_use: Counter[tuple[str, str]] = Counter()
         self._ended: set[tuple[str, str]] = set()
         """Those whose task had ended at the last sweep: they go at the next, if that sees the same."""
@@ -66,19 +69,27 @@ class WorkDirs:
     def open(self, namespace: str, task: str, born: int) -> tuple[Path, bool]:
         """The directory of a task, and whether it was made just now. Raises `Unusable`. It touches the disk."""
         try:
-            self._check_root()
-            home = self.root / namespace
-            home.mkdir(mode=0o700, exist_ok=True)
-            directory, note = home / task, home / f"{task}.born"
-            if directory.is_dir() and _read(note) != str(born):
-                self._remove(namespace, task)
-            note.write_text(str(born))
-            try:
-                directory.mkdir(mode=0o700)
-            except FileExistsError:
-                return directory, False
+            with self._lock:
+                self._check_root()
+                return self._open(namespace, task, str(born))
         except OSError as error:
             raise Unusable(f"the working directory cannot be made: {error}") from error
+
+    def _open(self, namespace: str, task: str, born: str) -> tuple[Path, bool]:
+        home = self.root / namespace
+        home.mkdir(mode=0o700, exist_ok=True)
+        directory, note = home / task, home / f"{task}.born"
+        if directory.is_dir():
+            if _read(note) == born:
+                return directory, False
+            self._remove(namespace, task)
+        new = home / f"{task}.new"
+        new.write_text(born)
+        new.replace(note)
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:  # another replica that shares the volume was quicker
+            return directory, False
         return directory, True
 
     def _check_root(self) -> None:
@@ -102,11 +113,12 @@ class WorkDirs:
         """Remove the directories of tasks that this sweep and the one before found ended, replaced or removed."""
         ended: set[tuple[str, str]] = set()
         for namespace, task in await asyncio.to_thread(self._there):
-            born = await born_at(namespace, task)
-            if born and str(born) == _read(self.root / namespace / f"{task}.born"):
+            note = _read(self.root / namespace / f"{task}.born")
+            if str(await born_at(namespace, task)) == note:
                 continue
-            if (namespace, task) in self._ended and (namespace, task) not in self._in_use:
-                await asyncio.to_thread(self._remove, namespace, task)
+            if (namespace, task) not in self._ended:
+                ended.add((namespace, task))
+            elif await asyncio.to_thread(self._remove_if, namespace, task, note):
                 logger.info("removed the working directory of %s/%s", namespace, task, extra={"action": "workdir.gone"})
             else:
                 ended.add((namespace, task))
@@ -122,6 +134,14 @@ class WorkDirs:
                 elif not name.suffix and name.is_dir():
                     found.append((place.name, name.name))
         return found
+
+    def _remove_if(self, namespace: str, task: str, note: str) -> bool:
+        """Remove a directory, unless it is in use, or another task's by now."""
+        with self._lock:
+            if (namespace, task) in self._in_use or _read(self.root / namespace / f"{task}.born") != note:
+                return False
+            self._remove(namespace, task)
+            return True
 
     def _remove(self, namespace: str, task: str) -> None:
         directory = self.root / namespace / task

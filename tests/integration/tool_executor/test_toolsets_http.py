@@ -404,3 +404,13 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path
             assert (await client.get(f"http://api.test:{server.port}/")).text == "here"
             with pytest.raises(EgressRefused):
                 await client.get(f"http://other.test:{server.port}/")
+
+
+async def test_secrets_are_not_sent_in_the_clear_unless_the_host_is_one_of_ours(tmp_path: Path) -> None:
+    """`only` says whom they are for; by http they go to a host that `allow` names, too."""
+    async with raw_server() as server, toolset_bench(tmp_path, resolve=ours) as bench:
+        headers = (EnvVar(name="X-Key", value="v"),)
+        for allow in (("127.0.0.1",), ("api.test",)):
+            await bench.use("web", http(allow=allow, only=("api.test",), headers=headers))
+            await ask(bench, f"http://api.test:{server.port}/")
+        assert [asked.headers.get("x-key") for asked in server.asked] == [None, "v"]

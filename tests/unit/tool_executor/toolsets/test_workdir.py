@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,24 @@ async def test_a_root_that_others_can_write_to_is_refused(tmp_path: Path) -> Non
 async def test_a_sweep_of_nothing_is_nothing(tmp_path: Path) -> None:
     await WorkDirs(str(tmp_path / "none")).sweep(Tasks())
     assert not (tmp_path / "none").exists()
+
+
+async def test_many_calls_at_once_of_a_new_task_share_one_directory(directories: WorkDirs) -> None:
+    for born in range(1, 20):
+        found = await asyncio.gather(*(asyncio.to_thread(directories.open, "ns", "task", born) for _ in range(8)))
+        assert {place for place, _ in found} == {directories.root / "ns" / "task"}
+        assert [new for _, new in found].count(True) == 1
+
+
+async def test_a_task_that_comes_while_its_namesakes_directory_is_swept_keeps_its_own(directories: WorkDirs) -> None:
+    directories.open("ns", "task", 1)
+    await directories.sweep(Tasks())
+
+    async def born_at(_namespace: str, _task: str) -> int:
+        """The sweep has looked at the old one; now the new one begins."""
+        place, _ = await asyncio.to_thread(directories.open, "ns", "task", 2)
+        (place / "file").touch()
+        return 0
+
+    await directories.sweep(born_at)
+    assert (directories.root / "ns" / "task" / "file").exists()
