@@ -152,3 +152,10 @@ def parse_interaction_id(text: str) -> InteractionId:
 def same_question(one: InteractionRequested, other: InteractionRequested) -> bool:
     """Whether the same is asked, perhaps at another time."""
     return msgspec.structs.replace(one, at=other.at, expires=other.expires) == other
+
+
+class PeopleDue(Wire, frozen=True, kw_only=True, tag="people.due.v1"):
+    """A wake-up about a question. It decides nothing by itself: what is recorded does."""
+
+    interaction: str
+    due: Instant

@@ -1,0 +1,1 @@
+"""human-contact: owns waiting for people."""

@@ -1,0 +1,321 @@
+"""Where questions to people are kept in hand: asked, reminded, passed on, answered, withdrawn.
+
+    record the question once -> decide what to do now -> do it -> record that it was done -> set the next wake-up
+
+What was done is recorded after it was done: a replica that dies in between may have shown a question that another one
+shows again. It is the same question, with the same id, and is answered once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from schemas.commands import AskPerson
+from schemas.events import ApprovalGranted, ModelAnswered
+from schemas.interactions import (
+    InteractionAnswered,
+    InteractionRequested,
+    InteractionStep,
+    PeopleDue,
+    parse_interaction_id,
+)
+from schemas.subjects import TaskSubjects, spec_key
+from schemas.task import AwaitingTools, decode_state
+from schemas.wire import decode, encode
+from services.human_contact.channels.base import ChannelFailed, Question
+from services.human_contact.channels.registry import ChannelKey, Channels
+from services.human_contact.core.moves import Deliver, GiveUp, Remind, Wait, next_move
+from services.human_contact.core.outcomes import given_up, grant_of, outcome_of, result
+from services.human_contact.core.questions import Unaskable, question_of
+from services.runtime.errors import Broken, Conflict, RetryLater, Unavailable
+from services.runtime.ports import Log, Outgoing
+from services.runtime.telemetry.traces import trace_headers
+
+if TYPE_CHECKING:
+    from services.runtime.ports import Bus
+
+logger = logging.getLogger(__name__)
+
+MOVES_MAX = 32
+"""Things done about one question at once."""
+AGAIN_MIN_S = 2.0
+AGAIN_MAX_S = 300.0
+"""How soon a channel is tried again that could not be reached: later each time."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A question's place on the bus."""
+
+    task: TaskSubjects
+    request: str
+    n: int
+    k: int = 0
+
+    @property
+    def asked(self) -> str:
+        """Where it is recorded."""
+        return self.task.interaction_asked(self.request, self.n, self.k)
+
+    @property
+    def answered(self) -> str:
+        """Where its answer is."""
+        return self.task.interaction_answered(self.request, self.n, self.k)
+
+    @property
+    def timer(self) -> str:
+        """The name of its wake-up."""
+        return f"ask-{self.request}-{self.n}"
+
+
+class Desk:
+    """Keeps questions in hand."""
+
+    def __init__(self, bus: Bus, channels: Channels) -> None:
+        self._bus = bus
+        self._channels = channels
+
+    async def ask(self, place: Place, command: AskPerson, seq: int) -> None:
+        """Ask people about a call, unless that was done or nobody waits for it."""
+        log = self._bus.log(place.task.partition)
+        asked = await self._asked(log, place)
+        if asked is None:
+            asked = await self._ask(log, place, command, seq)
+        if asked is not None:
+            await self.go_on(place, asked)
+
+    async def go_on(self, place: Place, asked: InteractionRequested) -> None:
+        """Do what is to be done about a question now, and see to it that it is looked at again."""
+        log = self._bus.log(place.task.partition)
+        for _ in range(MOVES_MAX):
+            if await log.get(place.answered) is not None:
+                return
+            steps = await self._steps(log, place)
+            now = self._bus.clock.now()
+            move = next_move(asked, steps, lambda name: self._channels.spec(ChannelKey(asked.namespace, name)), now)
+            try:
+                match move:
+                    case Deliver():
+                        await self._deliver(log, place, asked, move)
+                    case Remind(step=step):
+                        await self._remind(log, place, asked, step)
+                    case GiveUp(outcome=outcome, waited_s=waited_s):
+                        answered = given_up(asked, outcome, waited_s, now)
+                        await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
+                        return
+                    case Wait(until=until):
+                        await self._wake(place, asked, until)
+                        return
+                    case _:
+                        assert_never(move)
+            except ChannelFailed as failed:
+                await self._failed(log, place, asked, failed)
+                return
+        raise Broken(f"question {asked.interaction} of {asked.namespace}/{asked.task} goes round in circles")
+
+    async def withdraw(self, place: Place, reason: str) -> None:
+        """Nobody waits for an answer any more."""
+        log = self._bus.log(place.task.partition)
+        asked = await self._asked(log, place)
+        if asked is None:
+            return
+        answered = InteractionAnswered(
+            namespace=asked.namespace,
+            task=asked.task,
+            interaction=asked.interaction,
+            action="cancel",
+            at=self._bus.clock.now(),
+            via="withdrawn",
+            comment=reason,
+        )
+        await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
+
+    async def answered(self, place: Place, answered: InteractionAnswered) -> None:
+        """A question has its answer: the call goes on, or has its result; and the channels show that it is over."""
+        log = self._bus.log(place.task.partition)
+        asked = await self._asked(log, place)
+        if asked is None or asked.kind == "elicitation":
+            return
+        outcome = outcome_of(asked, answered)
+        match outcome:
+            case ApprovalGranted():
+                await self._grant(asked, outcome)
+                subject = place.task.approval_event(place.request, place.n)
+                await log.record(Outgoing(subject, encode(outcome), trace_headers()))
+            case None:
+                pass
+            case _:
+                subject = place.task.tool_event(place.request, place.n)
+                await log.record(Outgoing(subject, encode(outcome), trace_headers()))
+        await self._bus.timers.cancel(place.task.people_timer(place.timer))
+        for step in await self._steps(log, place):
+            await self._close(place, asked, step, answered)
+
+    async def wake(self, place: Place) -> None:
+        """A wake-up: look what is to be done."""
+        asked = await self._asked(self._bus.log(place.task.partition), place)
+        if asked is not None:
+            await self.go_on(place, asked)
+
+    # --- asking ---
+
+    async def _asked(self, log: Log, place: Place) -> InteractionRequested | None:
+        entry = await log.get(place.asked)
+        return decode(entry.data, InteractionRequested) if entry is not None else None
+
+    async def _ask(self, log: Log, place: Place, command: AskPerson, seq: int) -> InteractionRequested | None:
+        """Record what people are asked; None if the call needs nothing any more."""
+        entry = await log.get(place.task.state, at_least=seq)
+        state = decode_state(entry.data) if entry is not None else None
+        if not isinstance(state, AwaitingTools) or state.request != command.request:
+            return None
+        if await log.get(place.task.tool_event(place.request, place.n)) is not None:
+            return None
+        channel = self._channels.spec(ChannelKey(command.namespace, command.channel))
+        if channel is None:
+            raise RetryLater(f"ContactChannel {command.channel!r} not found", after_s=AGAIN_MIN_S)
+        (recorded,) = await log.read([command.answer_seq])
+        answer = decode(recorded.data, ModelAnswered).message
+        at = self._bus.clock.now()
+        try:
+            asked = question_of(command, answer, channel=channel, title=state.preview, deadline=state.deadline, at=at)
+        except Unaskable as why:
+            await self._fail(log, place, command, f"Nobody was asked: {why}", at)
+            return None
+        await log.record(Outgoing(place.asked, encode(asked), trace_headers()))
+        logger.info(
+            "people are asked about %s via %s", command.tool, command.channel, extra={"action": "interaction.asked"}
+        )
+        await self._tell(place, asked)
+        return await self._asked(log, place) or asked
+
+    async def fail(self, place: Place, command: AskPerson, text: str) -> None:
+        """Give a call its result that people cannot be asked about."""
+        log = self._bus.log(place.task.partition)
+        await self._fail(log, place, command, text, self._bus.clock.now())
+
+    async def _fail(self, log: Log, place: Place, command: AskPerson, text: str, at: datetime) -> None:
+        asked = InteractionRequested(
+            namespace=command.namespace,
+            task=command.task,
+            interaction=f"{command.request}.{command.n}.0",
+            message="",
+            agent=command.agent,
+            tool=command.tool,
+            tool_call_id=command.tool_call_id,
+            at=at,
+            expires=at,
+        )
+        finished = result(asked, "failed", text, at)
+        await log.record(Outgoing(place.task.tool_event(place.request, place.n), encode(finished), trace_headers()))
+
+    async def _tell(self, place: Place, asked: InteractionRequested) -> None:
+        try:
+            await self._bus.signals.publish(place.task.live, encode(asked))
+        except Unavailable as error:
+            logger.debug("watchers were not told: %s", error)
+
+    # --- channels ---
+
+    async def _deliver(self, log: Log, place: Place, asked: InteractionRequested, move: Deliver) -> None:
+        key = ChannelKey(asked.namespace, move.channel)
+        question = self._question(place, asked, move.step, thread=await self._thread(log, place, move.channel))
+        where = await self._channels.get(key).deliver(question)
+        spec = self._channels.spec(key)
+        now = self._bus.clock.now()
+        step = InteractionStep(
+            interaction=asked.interaction,
+            step=move.step,
+            channel=move.channel,
+            at=now,
+            until=now + timedelta(seconds=spec.timeout_s) if spec is not None and spec.timeout_s is not None else None,
+            place=where,
+        )
+        subject = place.task.interaction_step(place.request, place.n, place.k, move.step)
+        await log.record(Outgoing(subject, encode(step), trace_headers()))
+
+    async def _remind(self, log: Log, place: Place, asked: InteractionRequested, step: InteractionStep) -> None:
+        subject = place.task.interaction_step(place.request, place.n, place.k, step.step)
+        entry = await log.get(subject)
+        if entry is None or decode(entry.data, InteractionStep) != step:
+            raise RetryLater(f"question {asked.interaction} was just seen to by another replica", after_s=0.2)
+        reminded = msgspec.structs.replace(step, reminded=step.reminded + 1)
+        try:
+            await log.write(Outgoing(subject, encode(reminded), trace_headers()), expected=entry.seq)
+        except Conflict as error:
+            raise RetryLater(f"question {asked.interaction} was just seen to by another replica") from error
+        channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
+        await channel.remind(self._question(place, asked, step.step), step.place)
+
+    async def _close(
+        self, place: Place, asked: InteractionRequested, step: InteractionStep, answered: InteractionAnswered
+    ) -> None:
+        try:
+            channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
+            await channel.close(self._question(place, asked, step.step), step.place, answered)
+        except ChannelFailed as failed:
+            logger.warning(
+                "%s does not show that %s is over: %s",
+                step.channel,
+                asked.interaction,
+                failed,
+                extra={"action": "interaction.close"},
+            )
+
+    async def _failed(self, log: Log, place: Place, asked: InteractionRequested, failed: ChannelFailed) -> None:
+        """A channel did not take a question: later again, or never."""
+        extra = {"action": "interaction.channel", "task": asked.task}
+        logger.warning("%s of %s was not delivered: %s", asked.interaction, asked.task, failed, extra=extra)
+        now = self._bus.clock.now()
+        if failed.transient:
+            waited_s = (now - asked.at).total_seconds()
+            after_s = max(min(max(waited_s, AGAIN_MIN_S), AGAIN_MAX_S), failed.after_s)
+            await self._wake(place, asked, now + timedelta(seconds=after_s))
+            return
+        what = "approval" if asked.kind == "approval" else "human input"
+        finished = result(asked, "failed", f"failed to request {what}: {failed}", now)
+        await log.record(Outgoing(place.task.tool_event(place.request, place.n), encode(finished), trace_headers()))
+        await self.withdraw(place, "it could not be delivered")
+
+    async def _grant(self, asked: InteractionRequested, granted: ApprovalGranted) -> None:
+        """Keep an approval for good, before the call goes on."""
+        grant = grant_of(asked, granted)
+        if grant is None:
+            return
+        key = spec_key("Grant", grant.metadata.namespace, grant.metadata.name)
+        try:
+            await self._bus.resources.put(key, encode(grant), expected=0)
+        except Conflict:
+            logger.debug("%s was there", key)
+
+    async def _steps(self, log: Log, place: Place) -> list[InteractionStep]:
+        filter_ = place.task.interaction_step(place.request, place.n, place.k, -1).removesuffix("-1") + "*"
+        steps = [decode(entry.data, InteractionStep) for entry in await log.last([filter_])]
+        return sorted(steps, key=lambda step: step.step)
+
+    async def _thread(self, log: Log, place: Place, channel: str) -> str:
+        """Where the first question of the task in this channel is: later ones are kept with it."""
+        entries = await log.last([f"{place.task.root}.int.{place.task.task}.*.*.*.step.*"])
+        places = (decode(entry.data, InteractionStep) for entry in entries)
+        return next((step.place for step in places if step.channel == channel), "")
+
+    def _question(self, place: Place, asked: InteractionRequested, step: int, *, thread: str = "") -> Question:
+        return Question(asked=asked, step=step, partition=place.task.partition, thread=thread)
+
+    async def _wake(self, place: Place, asked: InteractionRequested, at: datetime) -> None:
+        due = PeopleDue(interaction=asked.interaction, due=at)
+        headers: Mapping[str, str] = trace_headers()
+        task = place.task
+        await self._bus.timers.set(
+            task.people_timer(place.timer), task.people_timer_fired(place.timer), at, encode(due), headers
+        )
+
+
+def place_of(task: TaskSubjects, interaction: str) -> Place:
+    """The place of a question by its id; raises `ValueError`."""
+    which = parse_interaction_id(interaction)
+    return Place(task, which.request, which.n, which.k)

@@ -1,0 +1,100 @@
+"""Handlers of human-contact's consumers: questions to ask, answers, wake-ups."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from schemas.commands import AskPerson, WithdrawQuestion
+from schemas.dead_letters import DeadReason
+from schemas.interactions import InteractionAnswered, PeopleDue
+from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.wire import Malformed, decode
+from services.human_contact.desk import Place, place_of
+from services.runtime.errors import Refused
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import trace_id
+
+if TYPE_CHECKING:
+    from services.human_contact.desk import Desk
+    from services.runtime.consumer import Inbound
+    from services.runtime.service import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+class People:
+    """What comes in."""
+
+    def __init__(self, runtime: Runtime, desk: Desk) -> None:
+        self._resources = runtime.resources
+        self._traces = runtime.traces
+        self._desk = desk
+
+    async def on_ask(self, inbound: Inbound) -> None:
+        """People are to be asked about a call, or not any more."""
+        await self._resources.loaded()
+        task = task_of(inbound.subject)
+        with self._span(inbound, task, "person.ask"):
+            if inbound.subject.endswith(".withdraw"):
+                withdrawal = decode(inbound.data, WithdrawQuestion)
+                place = Place(task, withdrawal.request, withdrawal.n)
+                _check(inbound, task.withdraw_command(withdrawal.request, withdrawal.n))
+                await self._desk.withdraw(place, withdrawal.reason)
+                return
+            command = decode(inbound.data, AskPerson)
+            _check(inbound, task.ask_command(command.request, command.n))
+            await self._desk.ask(Place(task, command.request, command.n), command, inbound.seq)
+
+    async def on_answered(self, inbound: Inbound) -> None:
+        """A question has its answer."""
+        await self._resources.loaded()
+        task = task_of(inbound.subject)
+        with self._span(inbound, task, "person.answered"):
+            answered = decode(inbound.data, InteractionAnswered)
+            place = _place(task, answered.interaction)
+            _check(inbound, place.answered)
+            await self._desk.answered(place, answered)
+
+    async def on_timer(self, inbound: Inbound) -> None:
+        """A wake-up about a question."""
+        await self._resources.loaded()
+        task = task_of(inbound.subject)
+        with self._span(inbound, task, "person.wake"):
+            await self._desk.wake(_place(task, decode(inbound.data, PeopleDue).interaction))
+
+    async def on_dead_ask(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """People cannot be asked: the call has that as its result, so that its task goes on."""
+        try:
+            task, command = task_of(inbound.subject), decode(inbound.data, AskPerson)
+        except (ValueError, Malformed):
+            return
+        place = Place(task, command.request, command.n)
+        await self._desk.fail(place, command, f"People could not be asked ({reason}): {error[:500]}")
+
+    async def on_dead(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """An answer or a wake-up that could not be handled: the dead letter is all there is to it."""
+        logger.error("%s: %s (%s)", inbound.subject, error, reason, extra={"action": "interaction.dead"})
+
+    @contextmanager
+    def _span(self, inbound: Inbound, task: TaskSubjects, name: str) -> Generator[None]:
+        parent = inbound.headers.get(TRACEPARENT, "")
+        with (
+            log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
+            self._traces.span(name, parent, kind="consumer"),
+        ):
+            yield
+
+
+def _check(inbound: Inbound, where: str) -> None:
+    if inbound.subject != where:
+        raise Refused(f"the message on {inbound.subject!r} belongs on {where!r}")
+
+
+def _place(task: TaskSubjects, interaction: str) -> Place:
+    try:
+        return place_of(task, interaction)
+    except ValueError as error:
+        raise Malformed(str(error)) from error

@@ -1,0 +1,51 @@
+"""human-contact, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schemas import subjects
+from services.human_contact.channels.registry import Channels
+from services.human_contact.desk import Desk
+from services.human_contact.handlers import People
+from services.human_contact.readiness import Readiness
+from services.runtime.service import Subscription
+
+if TYPE_CHECKING:
+    from services.runtime.service import Runtime
+
+
+class HumanContact:
+    """The service."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._bus = runtime.bus
+        self._channels = Channels(runtime.resources, runtime.secrets, runtime.settings, runtime.bus.clock)
+        self._people = People(runtime, Desk(runtime.bus, self._channels))
+        self._readiness = Readiness(runtime.resources, self._channels, runtime.bus.clock)
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Questions and answers by partition, wake-ups."""
+        people = self._people
+        found: list[Subscription] = []
+        for partition in range(self._bus.partitions):
+            found += [
+                Subscription(subjects.HUMAN_CONTACT, partition, people.on_ask, people.on_dead_ask),
+                Subscription(subjects.HUMAN_CONTACT_ANSWERS, partition, people.on_answered, people.on_dead),
+            ]
+        return [*found, Subscription(subjects.HUMAN_CONTACT_TIMERS, None, people.on_timer, people.on_dead)]
+
+    async def start(self) -> None:
+        """Keep the channels' statuses."""
+        self._readiness.start()
+
+    async def stop(self) -> None:
+        """End that, and let go of all channels."""
+        await self._readiness.stop()
+        await self._channels.close()
+
+
+def build(runtime: Runtime) -> HumanContact:
+    """human-contact on a runtime."""
+    return HumanContact(runtime)
