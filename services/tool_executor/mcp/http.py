@@ -6,12 +6,14 @@ that it belongs to and for the connection's status text.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 
 import httpx2
+import msgspec
 from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
 
@@ -20,6 +22,8 @@ from services.tool_executor.mcp.stdio import MESSAGE_BYTES_MAX
 
 CONNECT_TIMEOUT_S = 10.0
 GOODBYE_TIMEOUT_S = 2.0
+REFUSAL_BYTES_MAX = 256 * 1024
+REFUSAL_LENGTH_MAX = 500
 
 
 class Answered:
@@ -27,6 +31,10 @@ class Answered:
 
     def __init__(self) -> None:
         self.status = 0
+        self.taken = False
+        """A request was taken: what it asks for may be done, whatever becomes of its answer."""
+        self.said = ""
+        """What the server said of a request that it refused."""
         self.not_signed_in = ""
         """Why there is no token to send, if one is needed."""
 
@@ -78,9 +86,33 @@ async def _hurry(request: httpx2.Request) -> None:
 
 
 async def _note(response: httpx2.Response) -> None:
-    if (note := answered.get()) is not None:
-        note.status = response.status_code
-    bound(response, MESSAGE_BYTES_MAX)
+    refused = response.status_code >= 400
+    bound(response, REFUSAL_BYTES_MAX if refused else MESSAGE_BYTES_MAX)
+    note = answered.get()
+    if note is None:
+        return
+    note.status, note.said = response.status_code, ""
+    if response.request.method == "POST" and not refused:
+        note.taken = True
+    if refused:
+        with contextlib.suppress(httpx2.StreamError):
+            note.said = _words(await response.aread())
+
+
+def _words(body: bytes) -> str:
+    """What a refusal says, if it says it as JSON-RPC has it."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error.message[:REFUSAL_LENGTH_MAX]
+    except msgspec.DecodeError:
+        return ""
+
+
+class _RefusalError(msgspec.Struct):
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _RefusalError
 
 
 def bound(response: httpx2.Response, bytes_max: int) -> None:

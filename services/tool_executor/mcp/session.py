@@ -168,15 +168,20 @@ class Session:
 
     def _failure(self, error: MCPError, note: Answered) -> Reply:
         """The server's words, or the end of the connection."""
-        text = self._redactor.words(error.message)
-        if note.not_signed_in:
+        text = self._redactor.words(note.said or error.message)
+        if note.not_signed_in and not note.taken:
             raise NotStarted(note.not_signed_in) from error
         if error.code == CONNECTION_CLOSED and text.startswith(("Connection closed", "SSE stream")):
             self.doubt.set()
             raise Lost("the connection to the server ended") from error
         if note.status >= 400:
-            if self._is_forgotten(note, text):
+            forgotten = self._is_forgotten(note, text)
+            if forgotten:
                 self.closed.set()
+            if note.taken:  # it was the rest of the answer that could not be had
+                self.doubt.set()
+                raise Lost(f"the server answered {note.text} when it was asked for the rest of its answer") from error
+            if forgotten:
                 raise NotStarted("the server has forgotten the session") from error
             if note.status == HTTPStatus.TOO_MANY_REQUESTS:
                 raise NotStarted(f"the server answered {note.text}") from error
