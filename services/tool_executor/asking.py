@@ -167,7 +167,7 @@ class Asker:
 
     async def _still_counts(self, asked: InteractionRequested, k: int) -> bool:
         answered = await self._answered(k)
-        return asked.expires > self._clock.now() if answered is None else answered.via == "request"
+        return asked.expires > self._clock.now() if answered is None else answered.via not in ("expired", "withdrawn")
 
     async def _wait(self, asked: InteractionRequested, k: int) -> InteractionAnswered:
         while True:
@@ -208,11 +208,14 @@ class Asker:
     async def _unanswered(self) -> set[int]:
         run = self._run
         entries = await self._log.last([self._subjects.interactions(run.request, run.n)])
-        found: dict[str, set[int]] = {"asked": set(), "answered": set()}
-        for entry in entries:
-            k, what = entry.subject.split(".")[-2:]
-            found[what].add(int(k))
-        return found["asked"] - found["answered"]
+        places = {entry.subject for entry in entries}
+        of = self._subjects
+        return {
+            k
+            for k in range(1, QUESTIONS_MAX + 1)
+            if of.interaction_asked(run.request, run.n, k) in places
+            and of.interaction_answered(run.request, run.n, k) not in places
+        }
 
     async def _on_live(self, _: Signal) -> None:
         self._look.set()

