@@ -1,26 +1,32 @@
-"""The examples of docs/howto/submit-a-task.md, run as they are written."""
+"""The examples of the pages in docs/howto, run as they are written."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nats
 import pytest
 import yaml
 
+from schemas.live import TextAsked, TextDelta, TextSoFar
+from schemas.wire import decode
 from tests.support import npm
 from tests.support.dev import Dev
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "howto" / "submit-a-task.md"
+WATCH = PAGE.with_name("watch-a-task.md")
 
 
-def example(language: str) -> str:
-    """The code of one language on the page."""
-    (code,) = re.finditer(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+def example(language: str, page: Path = PAGE) -> str:
+    """The code of one language on a page."""
+    (code,) = re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     return code[1]
 
 
@@ -55,6 +61,53 @@ def test_the_node_example_submits_a_task(dev: Dev, tmp_path: Path) -> None:
     done = npm.node("submit.mjs", cwd=tmp_path, env={**os.environ, "NATS_URL": dev.url})
     assert done.returncode == 0, done.stderr
     assert dev.run("watch", done.stdout.removeprefix("task: ").strip()).code == 0
+
+
+SPEAKER = """\
+apiVersion: holdfast.dev/v1
+kind: LLM
+metadata: {name: speaker}
+spec:
+  provider: scripted
+  scripted: {transcript: [{text: "one two three four five six seven eight nine \U0001f600", delaySeconds: 3}]}
+---
+apiVersion: holdfast.dev/v1
+kind: Agent
+metadata: {name: speaker}
+spec: {llmRef: {name: speaker}, system: Speak.}
+"""
+
+
+def test_the_python_watcher_that_joins_in_the_middle_shows_the_whole_text(dev: Dev, tmp_path: Path) -> None:
+    (tmp_path / "watch.py").write_text(example("python", WATCH))
+    dev.good("apply", "-f", "-", "--wait", given=SPEAKER)
+    dev.good("submit", "-a", "speaker", "Speak", "--name", "spoken")
+    asyncio.run(until_text(dev.url, "spoken"))
+    shown = run([sys.executable, "watch.py", "spoken"], dev, tmp_path)
+    assert shown == "\n[turn 1, attempt 1] one two three four five six seven eight nine \U0001f600"
+
+
+async def until_text(url: str, task: str) -> None:
+    """Wait until some of a task's text was published, and more of it is to come."""
+    client = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]  # untyped options
+    try:
+        heard = await client.subscribe(f"hf.live.default.{task}")  # pyright: ignore[reportUnknownMemberType]  # untyped
+        async with asyncio.timeout(10):
+            async for message in heard.messages:
+                said = json.loads(message.data)
+                assert said.get("phase") != "FinalAnswer"
+                if said.get("offset", 0) > 0:
+                    return
+    finally:
+        await client.close()
+
+
+def test_the_json_of_the_watching_page_is_what_is_said() -> None:
+    blocks = re.findall(r"^ *```json\n(.*?)^ *```$", WATCH.read_text(), re.DOTALL | re.MULTILINE)
+    delta, asked, said = blocks
+    assert decode(delta.encode(), TextDelta).offset == 12
+    assert decode(asked.encode(), TextAsked).offset == 12
+    assert decode(said.encode(), TextSoFar).length == 12 + len("half past nine")
 
 
 def test_the_json_of_the_page_is_what_is_sent_and_answered(dev: Dev) -> None:
