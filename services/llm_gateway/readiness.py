@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from schemas.resources import LLM, LLMSpec, Status
+from schemas.resources import LLM, GoogleOptions, LLMSpec, Status
 from schemas.subjects import ResourceKey
 from services.llm_gateway.core.calls import CallFailed
 from services.llm_gateway.core.endpoints import BadSpec, endpoint_of, parameters_of, unsent
@@ -180,5 +180,9 @@ def _ready_detail(spec: LLMSpec, checked: Checked) -> str:
         notes.append(f"its list of models does not name {spec.parameters.model!r}")
     if names := unsent(endpoint_of(spec), parameters_of(spec)):
         notes.append(f"{', '.join(names)} not sent: the provider has no such parameter")
+    if spec.google not in (None, GoogleOptions()):
+        notes.append("google.cloudProject and cloudLocation not sent: they are Vertex's")
+    if spec.tool_calling == "text" and spec.provider != "scripted":
+        notes.append("tools are called in its text")
     detail = f"{spec.provider} provider validated successfully"
     return f"{detail} ({'; '.join(notes)})" if notes else detail

@@ -57,12 +57,18 @@ class Observed:
 
     def failed(self, failure: Failure, latency_s: float) -> None:
         """It failed."""
-        self._span["error.type"] = str(failure.status) if failure.status is not None else "network"
+        self._span["error.type"] = str(failure.status) if failure.status is not None else failure.cause
+        self._span["holdfast.cause"] = failure.cause
         self._count(failure.usage, "transient" if failure.transient else "refused", latency_s)
         logger.warning(
             "%s",
             failure.error,
-            extra={"action": "model.failed", "latency_s": round(latency_s, 3), "status": failure.status},
+            extra={
+                "action": "model.failed",
+                "latency_s": round(latency_s, 3),
+                "status": failure.status,
+                "cause": failure.cause,
+            },
         )
 
     def _count(self, usage: Usage, outcome: str, latency_s: float) -> None:
@@ -75,6 +81,8 @@ class Observed:
             self._span["gen_ai.usage.input_tokens"] = usage.input_tokens
             self._span["gen_ai.usage.output_tokens"] = usage.output_tokens
             self._span["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens or None
+            self._span["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens or None
+            self._span["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens or None
 
 
 class Observer:
@@ -106,9 +114,11 @@ def _attributes(
         "gen_ai.request.temperature": parameters.temperature,
         "gen_ai.request.top_p": parameters.top_p,
         "gen_ai.request.top_k": parameters.top_k,
-        "gen_ai.request.max_tokens": parameters.max_tokens,
+        "gen_ai.request.max_tokens": parameters.output_tokens_max(request.output_tokens_max),
         "gen_ai.request.frequency_penalty": parameters.frequency_penalty,
         "gen_ai.request.presence_penalty": parameters.presence_penalty,
+        "gen_ai.request.seed": parameters.seed,
+        "gen_ai.output.type": "json" if request.response_format is not None else None,
         "server.address": at.hostname,
         "server.port": at.port,
         "holdfast.llm": llm.metadata.name,

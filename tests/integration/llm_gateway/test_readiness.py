@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.resources import (
+    AnthropicOptions,
+    GoogleOptions,
     LLMParameters,
     LLMSpec,
     MistralOptions,
@@ -224,6 +226,68 @@ async def test_a_parameter_that_the_provider_lacks_is_pointed_out(gateway: Gatew
     await apply_llm(gateway.store, spec)
     status = await gateway.llm_status(status="Ready")
     assert "topK not sent" in status.status_detail
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "text"),
+    [
+        ({"thinking_budget_tokens": 1000}, {}, "anthropic.thinkingBudgetTokens is 1000; it must be 1024 at least"),
+        ({"thinking_budget_tokens": 4096}, {"max_tokens": 4096}, "parameters.maxTokens is 4096; it must be more than"),
+    ],
+)
+async def test_thinking_that_the_api_would_refuse_is_said_before_a_call(
+    gateway: GatewayRig, server: ProviderServer, options: dict[str, Any], parameters: dict[str, Any], text: str
+) -> None:
+    given = LLMParameters(model="claude-test", base_url=server.url, **parameters)
+    spec = LLMSpec(provider="anthropic", api_key_from=KEY, parameters=given, anthropic=AnthropicOptions(**options))
+    await apply_llm(gateway.store, spec)
+    status = await gateway.llm_status(status="Error")
+    assert text in status.status_detail
+    assert server.requests == []
+    fixed = LLMParameters(model="claude-test", base_url=server.url, max_tokens=9000)
+    options = {"thinking_budget_tokens": 2048}
+    await apply_llm(
+        gateway.store,
+        LLMSpec(provider="anthropic", api_key_from=KEY, parameters=fixed, anthropic=AnthropicOptions(**options)),
+    )
+    status = await gateway.llm_status(status="Ready")
+    assert status.status_detail == "anthropic provider validated successfully"
+    assert server.generations() == []
+
+
+async def test_what_a_model_that_thinks_is_not_sent_is_pointed_out(gateway: GatewayRig, server: ProviderServer) -> None:
+    given = LLMParameters(model="claude-test", base_url=server.url, temperature="0.2", seed=3)
+    thinking = AnthropicOptions(thinking_budget_tokens=2048)
+    await apply_llm(
+        gateway.store, LLMSpec(provider="anthropic", api_key_from=KEY, parameters=given, anthropic=thinking)
+    )
+    status = await gateway.llm_status(status="Ready")
+    assert "seed, temperature not sent" in status.status_detail
+
+
+async def test_tools_in_text_and_options_that_go_nowhere_are_pointed_out(
+    gateway: GatewayRig, server: ProviderServer
+) -> None:
+    spec = LLMSpec(
+        provider="google",
+        api_key_from=KEY,
+        parameters=LLMParameters(model="gpt-test", base_url=server.openai_url),
+        google=GoogleOptions(cloud_project="project"),
+        tool_calling="text",
+    )
+    await apply_llm(gateway.store, spec)
+    status = await gateway.llm_status(status="Ready")
+    assert "cloudLocation not sent" in status.status_detail
+    assert "tools are called in its text" in status.status_detail
+
+
+async def test_a_secret_that_is_taken_away_makes_it_unready(
+    gateway: GatewayRig, server: ProviderServer, secrets_dir: Path
+) -> None:
+    await apply_llm(gateway.store, openai(server))
+    await gateway.llm_status(status="Ready")
+    (secrets_dir / "llm" / "key").unlink()
+    await gateway.llm_status(status="Error", containing="failed to get secret")
 
 
 async def test_a_vertex_endpoint_lists_nothing_and_is_accepted(gateway: GatewayRig, server: ProviderServer) -> None:

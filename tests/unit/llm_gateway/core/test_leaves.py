@@ -58,14 +58,27 @@ def test_cached_input_has_its_own_price_or_the_common_one() -> None:
     assert priced(usage, Pricing(input=Decimal(3), output=Decimal(15))).cost_usd == Decimal(18)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.decimals(0, 10**6, places=6))
+def test_what_is_written_into_the_cache_has_its_own_price_or_the_common_one() -> None:
+    usage = Usage(input_tokens=1_000_000, cached_tokens=400_000, cache_write_tokens=500_000)
+    dear = Pricing(input=Decimal(3), output=Decimal(15), cached_input=Decimal("0.3"), cache_write=Decimal("3.75"))
+    assert priced(usage, dear).cost_usd == Decimal("0.3") + Decimal("0.12") + Decimal("1.875")
+    assert priced(usage, Pricing(input=Decimal(3), output=Decimal(15))).cost_usd == Decimal(3)
+
+
+COUNTS = st.integers(0, 10**9)
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS, st.decimals(0, 10**6, places=6))
 def test_a_cost_is_exact_to_a_millionth_rounded_up_and_plain_on_the_wire(
-    inputs: int, outputs: int, cached: int, price: Decimal
+    inputs: int, outputs: int, cached: int, written: int, price: Decimal
 ) -> None:
-    usage = Usage(input_tokens=inputs, output_tokens=outputs, cached_tokens=cached)
-    cost = priced(usage, Pricing(input=price, output=price, cached_input=price / 2)).cost_usd
+    usage = Usage(input_tokens=inputs, output_tokens=outputs, cached_tokens=cached, cache_write_tokens=written)
+    pricing = Pricing(input=price, output=price, cached_input=price / 2, cache_write=price * 2)
+    cost = priced(usage, pricing).cost_usd
     assert cost is not None
-    exact = ((inputs - min(cached, inputs)) * price + min(cached, inputs) * price / 2 + outputs * price) / 1_000_000
+    read = min(cached, inputs)
+    wrote = min(written, inputs - read)  # no token is paid for twice, whatever a provider counts
+    exact = ((inputs - read - wrote) * price + read * price / 2 + wrote * price * 2 + outputs * price) / 1_000_000
     assert 0 <= cost - exact < Decimal("0.000001")
     assert "E" not in str(cost)
 
@@ -190,9 +203,9 @@ def test_azure_knows_the_newer_name_from_a_version_on(version: str, name: str) -
 
 
 def test_parameters_that_a_provider_lacks_are_named() -> None:
-    every = {"top_k": 1, "frequency_penalty": 1, "presence_penalty": "0"}
+    every = {"top_k": 1, "frequency_penalty": 1, "presence_penalty": "0", "seed": 0, "temperature": 0}
     assert unsent(endpoint_of(spec("openai")), parameters_of(spec("openai", **every))) == ("topK",)
-    names = ("frequencyPenalty", "presencePenalty")
+    names = ("frequencyPenalty", "presencePenalty", "seed")
     assert unsent(endpoint_of(spec("anthropic")), parameters_of(spec("anthropic", **every))) == names
     local = spec("openai", base_url="http://x/v1", **every)
     assert unsent(endpoint_of(local), parameters_of(local)) == ()
