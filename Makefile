@@ -16,16 +16,22 @@ DEV := $(VENV)/.ready-dev
 # The development environment holds all that the demonstration needs, so one that exists serves both.
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
 
-.PHONY: help demo test unit check fmt schemas sim chaos bench lock clean
+# Not needed by anything else, and long to build: its own environment.
+LOCAL_MODEL := build/local-model
+
+.PHONY: help demo test test-local-model unit check fmt schemas sim chaos bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## An agent with real MCP servers, a SIGKILL in the middle, and the task still ends, once
 	@$(BIN)/holdfast demo $(ARGS)
 
 test: $(DEV) ## All tests, with small budgets for those that could go on for ever
 	$(BIN)/pytest $(ARGS)
+
+test-local-model: $(DEV) $(LOCAL_MODEL)/.ready ## A task answered by a small real model on this machine; building it takes minutes, once
+	LOCAL_MODEL_PYTHON=$(LOCAL_MODEL)/bin/python $(BIN)/pytest -s tests/local_model $(ARGS)
 
 unit: $(DEV) ## The tests that need no server: under a minute
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
@@ -88,6 +94,14 @@ $(VENV)/.ready-%: requirements/%.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(LOCAL_MODEL)/.ready: requirements/local-model.txt | $(BIN)/python
+	@echo "installing requirements/local-model.txt (llama.cpp is compiled: some minutes, once)"
+	@rm -rf $(LOCAL_MODEL)
+	@$(BIN)/python -m venv $(LOCAL_MODEL)
+	@CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(LOCAL_MODEL)/bin/python -m pip --disable-pip-version-check --no-input \
+		install -qq --require-hashes -r requirements/local-model.txt
+	@touch $@
+
 # --- locks ------------------------------------------------------------------------------
 
 PIP_TOOLS := pip-tools==7.6.2
@@ -101,3 +115,4 @@ lock: $(BIN)/python ## Compile the locks from pyproject.toml; ARGS=--upgrade for
 	$(COMPILE) --output-file requirements/runtime.txt pyproject.toml
 	$(COMPILE) --extra demo --build-deps-for editable -c requirements/runtime.txt --output-file requirements/demo.txt pyproject.toml
 	$(COMPILE) --extra demo --extra dev --build-deps-for editable -c requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --output-file requirements/local-model.txt requirements/local-model.in
