@@ -88,10 +88,9 @@ class Handler(BaseHTTPRequestHandler):
         if len(prompt) + limit > CONTEXT_TOKENS:
             return self._refuse(400, f"maximum context length is {CONTEXT_TOKENS} tokens", "context_length_exceeded")
         answer = self.model.answer(prompt, temperature=float(request.get("temperature", 1.0)))
+        options: dict[str, Any] = request.get("stream_options") or {}
         if request.get("stream"):
-            return self._stream(
-                answer, len(prompt), limit, usage=bool((request.get("stream_options") or {}).get("include_usage"))
-            )
+            return self._stream(answer, len(prompt), limit, usage=bool(options.get("include_usage")))
         pieces = list(_first(answer, limit))
         message = {"role": "assistant", "content": "".join(pieces)}
         choice = {"index": 0, "message": message, "finish_reason": _why(pieces, limit)}
