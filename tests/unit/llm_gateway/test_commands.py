@@ -26,7 +26,7 @@ from services.llm_gateway.core.window import Window
 from services.llm_gateway.windows import Windows
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.server import MemoryServer
-from services.runtime.ports import Log, Outgoing
+from services.runtime.ports import Log, Outgoing, Signal
 from tests.support.gateway import (
     AT,
     NAMESPACE,
@@ -291,12 +291,18 @@ async def test_a_stop_that_comes_while_the_conversation_is_read_is_not_overlooke
     await equip(gateway)
     task = await gateway.task()
     read = Windows.get
+    heard = asyncio.Event()
+
+    async def hear(_: Signal) -> None:
+        heard.set()
 
     async def stopped_meanwhile(windows: Windows, log: Log, key: str, seqs: Sequence[int]) -> Window:
         await task.write(cancelled(task))
         await gateway.bus.signals.publish(task.subjects.stop, b"")
+        await heard.wait()
         return await read(windows, log, key, seqs)
 
+    await gateway.bus.signals.subscribe(task.subjects.stop, hear)
     monkeypatch.setattr(Windows, "get", stopped_meanwhile)
     await task.ask()
     await until(lambda: gateway.settled("done") == 1)

@@ -328,6 +328,22 @@ async def test_a_provider_that_counts_more_than_the_estimate_is_believed(gateway
     assert (await task.failed(turn)).cause == "contextTooLong"
 
 
+async def test_what_another_llm_counted_says_nothing(gateway: GatewayRig) -> None:
+    counting = ScriptedReply(calls=(CALL, CALL), input_tokens=9_000)
+    script = ScriptedOptions(transcript=(counting, ScriptedReply(text="done")))
+    await equip(gateway, reader(turns=1), FAIL)
+    await apply_llm(gateway.store, LLMSpec(provider="scripted", scripted=script), name="other")
+    await gateway.llm_status(name="other", status="Ready")
+    task = await gateway.task(messages=(SystemMessage(content="s"), UserMessage(content=long("u", 9_000))))
+    await task.write(task.awaiting(1, 1, Tries(llm="other")))
+    await task.command(1, 1, llm="other")
+    assert (await task.answered(1)).llm == "other"
+    await task.tool_result("r1", 1, "call_1_1", "short")
+    await task.tool_result("r1", 2, "call_1_2", "short")
+    await task.ask(2)
+    assert (await task.answered(2)).llm == "model"
+
+
 # --- after the provider said so ---------------------------------------------------------
 
 
