@@ -23,8 +23,8 @@ from tests.support.live_fleet import SERVICES, Fleet, fleet, until
 
 END_S = 40.0
 SETTLE_S = 8.0
-LOST_STOP_S = 25.0
-"""A signal to stop that dies with the server is not said again: the call goes on until its tool has answered."""
+LOST_STOP_S = 15.0
+"""A signal to stop that dies with the server is not said again: its call goes on until the executor looks."""
 
 
 class Hit(NamedTuple):
