@@ -6,7 +6,8 @@ from typing import Literal
 
 from schemas.wire import Instant, Wire
 
-DeadReason = Literal["invalid_request", "malformed", "broken", "deliveries_exhausted", "terminated"]
+DeadReason = Literal["invalid_request", "malformed", "broken", "deliveries_exhausted", "terminated", "undelivered"]
+"""`undelivered`: a notification whose receiver did not take it."""
 
 
 class FailedAttempt(Wire, frozen=True, kw_only=True, tag="dlq.attempt.v1"):

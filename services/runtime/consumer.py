@@ -178,9 +178,7 @@ class Consumer:
             )
             await delivery.nak(delay_s)
         except (Refused, Malformed) as refusal:
-            await self._try_to_bury(
-                delivery, inbound, "invalid_request" if isinstance(refusal, Refused) else "malformed", str(refusal)
-            )
+            await self._try_to_bury(delivery, inbound, _why_dead(refusal), str(refusal))
         except Exception as error:  # noqa: BLE001 - whatever a handler's bug is, it ends as a dead letter, not as a stopped loop
             await self._failed(delivery, inbound, error)
 
@@ -251,3 +249,9 @@ class Consumer:
                     with contextlib.suppress(RetryLater):
                         await delivery.working()
             held_before = set(held)
+
+
+def _why_dead(refusal: Refused | Malformed) -> DeadReason:
+    if isinstance(refusal, Malformed):
+        return "malformed"
+    return "undelivered" if refusal.code == "undelivered" else "invalid_request"

@@ -62,6 +62,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
     work_dir: str = ""
     """Working directories of tasks, `<namespace>/<task>`; by default one of this user in the system's temporary one."""
+    egress_allow: str = ""
+    """Hosts and networks that notifications may reach though they are not public, separated by commas."""
+    humanlayer_url: str = "https://api.humanlayer.dev"
+    """The API that contact channels are reached by."""
+    response_url_secret: str = ""
+    """The secrets `<name>/<key>` that posts to a task's responseURL are signed with, separated by commas."""
+    notify_give_up_s: float = 86_400.0
+    """How long a notification is tried before it is a dead letter, in seconds."""
     http_host: str = "127.0.0.1"
     http_port: int = 0
     """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""

@@ -29,6 +29,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "attrs": ("services/runtime/json_schema.py",),
     "httpx2": (
         "services/llm_gateway/providers/",
+        "services/notifier/sinks/",
         "services/runtime/egress_http.py",
         "services/tool_executor/mcp/",
         "services/tool_executor/toolsets/http.py",

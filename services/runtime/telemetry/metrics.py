@@ -111,6 +111,28 @@ class Metrics:
         self.mcp_connected = Gauge(
             "holdfast_mcp_servers_connected", "MCP servers that this process is connected to.", registry=r
         )
+        self.notifications = Counter(
+            "holdfast_notifications_total",
+            "Notifications that came to their end, by the receiver and how.",
+            ["receiver", "outcome"],
+            registry=r,
+        )
+        self.notification_attempts = Counter(
+            "holdfast_notification_attempts_total",
+            "Attempts at a notification, by the kind of sink and outcome.",
+            ["sink", "outcome"],
+            registry=r,
+        )
+        self.notification_seconds = Histogram(
+            "holdfast_notification_attempt_seconds",
+            "Time of an attempt at a notification, by the kind of sink.",
+            ["sink"],
+            registry=r,
+            buckets=SECONDS,
+        )
+        self.notifier_circuits = Gauge(
+            "holdfast_notifier_circuits_open", "Receivers that this process leaves alone for a while.", registry=r
+        )
         self.loop_lag = Gauge(
             "holdfast_event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=r
         )

@@ -1,0 +1,1 @@
+"""The notifier: tells others what became of tasks, durably."""

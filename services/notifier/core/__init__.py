@@ -1,0 +1,1 @@
+"""Decisions of the notifier, without clock, network or bus."""

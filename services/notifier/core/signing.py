@@ -1,0 +1,47 @@
+"""Signatures of what is posted, as the specification of Standard Webhooks has them (symmetric, `v1`).
+
+What is signed is `<id>.<timestamp>.<body>`, by HMAC with SHA-256. With several keys there are several signatures, and
+a receiver takes any that it can check: that is how keys are changed without losing a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import datetime
+
+KEY_PREFIX = "whsec_"
+KEY_BYTES_MIN = 16
+
+
+class BadKey(ValueError):
+    """A signing key that is none. The text does not tell it."""
+
+
+def key_of(secret: str) -> bytes:
+    """The bytes of a key as it is written: base 64, after `whsec_`."""
+    try:
+        key = base64.b64decode(secret.strip().removeprefix(KEY_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadKey(f"a signing key must be base 64, after {KEY_PREFIX!r}") from None
+    if len(key) < KEY_BYTES_MIN:
+        raise BadKey(f"a signing key has {len(key)} bytes; {KEY_BYTES_MIN} at least (24 to 64 are usual)")
+    return key
+
+
+def signature(key: bytes, id_: str, timestamp: int, body: bytes) -> str:
+    """One signature."""
+    signed = b".".join((id_.encode(), str(timestamp).encode(), body))
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+def signed_headers(keys: Sequence[bytes], id_: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The three headers. `at` is when it is sent: receivers refuse what is old."""
+    timestamp = int(at.timestamp())
+    headers = {"webhook-id": id_, "webhook-timestamp": str(timestamp)}
+    if keys:
+        headers["webhook-signature"] = " ".join(signature(key, id_, timestamp, body) for key in keys)
+    return headers

@@ -1,0 +1,258 @@
+"""What the notifier does: makes the notifications of a task that has ended, and sends each until it is at its end.
+
+A wake-up is acknowledged when the record says what came of it and, if it has to come again, the next wake-up is set. A
+crash before that brings the wake-up again: the receiver may then hear the same notification twice, under the same id.
+A notification that waits is a record and a timer, and neither a message in hand nor a slot.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from schemas.dead_letters import DeadReason
+from schemas.events import ModelAnswered
+from schemas.notifications import (
+    Notification,
+    NotificationDelivered,
+    NotificationDue,
+    NotificationFailed,
+    NotificationPending,
+    Notify,
+    Receiver,
+)
+from schemas.subjects import REDRIVE, TRACEPARENT, TaskSubjects, task_of
+from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
+from schemas.wire import decode
+from services.notifier.attempts import Attempts
+from services.notifier.core import machine
+from services.notifier.core.words import told_of
+from services.notifier.records import Kept, Records
+from services.runtime.errors import Conflict, Refused, RetryLater
+from services.runtime.telemetry.logs import log_ids
+from services.runtime.telemetry.traces import trace_id
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.notifier.receivers import Receivers
+    from services.runtime.consumer import Inbound
+    from services.runtime.service import Runtime
+
+logger = logging.getLogger(__name__)
+
+CONFLICTS_MAX = 8
+NOT_ENDED_S = 0.5
+IN_HAND_S = 1.0
+
+
+class Notifications:
+    """Handlers of the notifier's consumers."""
+
+    def __init__(self, runtime: Runtime, receivers: Receivers) -> None:
+        self._bus = runtime.bus
+        self._traces = runtime.traces
+        self._metrics = runtime.metrics
+        self._give_up_s = runtime.settings.notify_give_up_s
+        self._receivers = receivers
+        self._records = Records(runtime.bus)
+        self._attempts = Attempts(runtime, receivers)
+        self._in_hand: set[str] = set()
+
+    async def on_command(self, inbound: Inbound) -> None:
+        """A task has ended and somebody wants to know: make a notification for each receiver, and wake them."""
+        task = task_of(inbound.subject)
+        decode(inbound.data, Notify)
+        parent = inbound.headers.get(TRACEPARENT, "")
+        with (
+            log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
+            self._traces.span("notify", parent, kind="consumer", attributes={"holdfast.task": task.task}),
+        ):
+            state = await self._ended(task, inbound.seq)
+            if state is None:
+                return
+
+            def lane(receiver: Receiver, name: str) -> str:
+                return self._receivers.lane(task.namespace, state.response_url, receiver, name)
+
+            headers = _headers(state)
+            for pending in machine.wanted(state, lane, self._bus.clock.now(), self._give_up_s):
+                kept = await self._records.make(task, pending)
+                if isinstance(kept.value, NotificationPending):
+                    await self._records.wake(task, kept, headers)
+
+    async def on_dead_command(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """The letter says it all: sent again, it makes what is not yet made."""
+
+    async def on_wake(self, inbound: Inbound) -> None:
+        """A notification may be due: look at its record."""
+        task, id_ = task_of(inbound.subject), inbound.subject.rpartition(".")[2]
+        if id_ in self._in_hand:
+            raise RetryLater(f"notification {id_} is being sent", after_s=IN_HAND_S)
+        self._in_hand.add(id_)
+        try:
+            with log_ids(
+                namespace=task.namespace, task=task.task, trace=trace_id(inbound.headers.get(TRACEPARENT, ""))
+            ):
+                await self._wake(task, id_, inbound)
+        finally:
+            self._in_hand.discard(id_)
+
+    async def on_dead_wake(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """A wake-up that could not be handled fails its notification, so that the letter is what is left of it."""
+        try:
+            task, id_ = task_of(inbound.subject), inbound.subject.rpartition(".")[2]
+        except ValueError:
+            return
+        while True:
+            kept = (await self._records.of_task(task, 0)).get(id_)
+            if kept is None or not isinstance(kept.value, NotificationPending):
+                return
+            failed = machine.given_up(kept.value, f"{reason}: {error}", self._bus.clock.now(), inbound.seq)
+            try:
+                await self._records.write(task, failed, expected=kept.revision)
+            except Conflict:
+                continue
+            self._metrics.notifications.labels(failed.receiver, "failed").inc()
+            return
+
+    # --- one wake-up ---
+
+    async def _wake(self, task: TaskSubjects, id_: str, inbound: Inbound) -> None:
+        woken = decode(inbound.data, NotificationDue)
+        # The server does not fire early, so it is `due` by now, whatever the clock of this machine says.
+        now = max(woken.due, self._bus.clock.now())
+        all_ = await self._records.of_task(task, woken.revision)
+        kept = all_.get(id_)
+        if kept is None:
+            return  # its task was removed
+        match kept.value:
+            case NotificationDelivered():
+                return
+            case NotificationFailed() as failed:
+                if failed.letter_seq == inbound.seq:
+                    raise _undelivered(failed)  # its letter may not be written yet
+                if REDRIVE not in inbound.headers or inbound.seq < failed.letter_seq:
+                    return
+                begun = machine.redriven(failed, now, self._give_up_s)
+                kept = await self._write(task, begun, kept)
+            case NotificationPending():
+                pass
+        await self._pending(task, kept, all_, inbound, now)
+
+    async def _pending(
+        self, task: TaskSubjects, kept: Kept, all_: dict[str, Kept], inbound: Inbound, now: datetime
+    ) -> None:
+        pending = kept.value
+        assert isinstance(pending, NotificationPending)
+        if pending.due > now:
+            await self._records.wake(task, kept, _passed_on(inbound))
+            return
+        state = await self._ended(task, kept.revision)
+        if state is None:
+            return
+        first = machine.ahead(pending, tuple(one.value for one in all_.values()))
+        if first is not None and now < pending.give_up_at:
+            until = max(first.due, now) + machine.AHEAD
+            await self._park(task, kept, until, f"notification {first.id} goes first", inbound)
+            return
+        told = told_of(state, await self._output(task, state))
+        outcome = await self._attempts.make(pending, state, told, _thread(pending, all_), now)
+        if isinstance(outcome, machine.Parked):
+            await self._park(task, kept, outcome.until, outcome.why, inbound)
+            return
+        await self._settle(task, kept, outcome, inbound)
+
+    async def _settle(self, task: TaskSubjects, kept: Kept, made: machine.Made, inbound: Inbound) -> None:
+        """Write what came of an attempt, on whatever the record is by now."""
+        for _ in range(CONFLICTS_MAX):
+            if not isinstance(kept.value, NotificationPending):
+                break
+            value = machine.settled(kept.value, made, inbound.seq)
+            try:
+                kept = await self._records.write(task, value, expected=kept.revision)
+            except Conflict:
+                newest = (await self._records.of_task(task, kept.revision + 1)).get(value.id)
+                if newest is None:
+                    return
+                kept = newest
+                continue
+            self._count(value)
+            break
+        else:
+            raise RetryLater(f"notification {kept.value.id} changed {CONFLICTS_MAX} times meanwhile", after_s=0.2)
+        match kept.value:
+            case NotificationPending():
+                await self._records.wake(task, kept, _passed_on(inbound))
+            case NotificationFailed(letter_seq=seq) as failed if seq == inbound.seq:
+                raise _undelivered(failed)
+            case _:
+                pass
+
+    async def _park(self, task: TaskSubjects, kept: Kept, until: datetime, why: str, inbound: Inbound) -> None:
+        assert isinstance(kept.value, NotificationPending)
+        later = await self._write(task, machine.parked(kept.value, until, why), kept)
+        await self._records.wake(task, later, _passed_on(inbound))
+
+    async def _write(self, task: TaskSubjects, value: Notification, kept: Kept) -> Kept:
+        try:
+            return await self._records.write(task, value, expected=kept.revision)
+        except Conflict as conflict:
+            raise RetryLater(f"notification {value.id} has just changed", after_s=0.1) from conflict
+
+    # --- the task ---
+
+    async def _ended(self, task: TaskSubjects, at_least: int) -> FinalAnswer | Failed | Cancelled | None:
+        """The task's last state; None if the task was removed."""
+        entry = await self._bus.log(task.partition).get(task.state, at_least=at_least)
+        if entry is None:
+            return None
+        state = decode_state(entry.data)
+        if not isinstance(state, FinalAnswer | Failed | Cancelled):
+            raise RetryLater(f"task {task.namespace}/{task.task} has not ended", after_s=NOT_ENDED_S)
+        return state
+
+    async def _output(self, task: TaskSubjects, state: FinalAnswer | Failed | Cancelled) -> str:
+        if not isinstance(state, FinalAnswer):
+            return ""
+        try:
+            (entry,) = await self._bus.log(task.partition).read([state.window[-1]])
+        except LookupError:
+            return ""  # the task is being removed
+        return decode(entry.data, ModelAnswered).message.content
+
+    def _count(self, value: Notification) -> None:
+        match value:
+            case NotificationDelivered():
+                outcome = "delivered"
+            case NotificationFailed(letter_seq=0):
+                outcome = "unwanted"
+            case NotificationFailed(error=error, id=id_):
+                outcome = "failed"
+                logger.warning("notification %s failed: %s", id_, error, extra={"action": "notification.failed"})
+            case NotificationPending():
+                return
+        self._metrics.notifications.labels(value.receiver, outcome).inc()
+
+
+def _headers(state: FinalAnswer | Failed | Cancelled) -> dict[str, str]:
+    """Attempts belong to the task's trace, whoever makes them."""
+    return {TRACEPARENT: state.traceparent} if state.traceparent else {}
+
+
+def _passed_on(inbound: Inbound) -> dict[str, str]:
+    trace = inbound.headers.get(TRACEPARENT, "")
+    return {TRACEPARENT: trace} if trace else {}
+
+
+def _thread(pending: NotificationPending, all_: dict[str, Kept]) -> str:
+    """What an earlier message of the task, which went the same way, is called there."""
+    earlier = (one.value for one in all_.values())
+    threads = (one.thread for one in earlier if isinstance(one, NotificationDelivered) and one.lane == pending.lane)
+    return next((thread for thread in threads if thread), "")
+
+
+def _undelivered(failed: NotificationFailed) -> Refused:
+    whom = f"{failed.receiver} {failed.name}".rstrip()
+    text = f"notification {failed.id} of task {failed.namespace}/{failed.task} did not reach {whom}: {failed.error}"
+    return Refused(text, code="undelivered")
