@@ -25,7 +25,7 @@ from schemas.resources import (
     ScriptedRule,
     ToolInfo,
 )
-from schemas.task import Tries
+from schemas.task import Budget, Tries
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.providers.base import OnText
 from services.llm_gateway.providers.scripted import ScriptedModel
@@ -204,6 +204,19 @@ async def test_a_summary_is_not_shown_to_those_who_watch_the_task(gateway: Gatew
     await task.ask(turn)
     await task.compacted(turn)
     assert not any(b"letters" in data for data in heard)
+
+
+async def test_a_summary_is_held_to_the_tasks_budget_like_any_call(gateway: GatewayRig) -> None:
+    await equip(gateway, reader(SUMMARY, turns=2), SUMMARIZE)
+    task = await gateway.task()
+    turn = await played(task, long("a"), long("b"))
+    made = gateway.calls()
+    budget = Budget(max_turns=20, max_tokens=500)
+    await task.write(msgspec.structs.replace(task.awaiting(turn), budget=budget))
+    await task.command(turn)
+    failed = await task.failed(turn)
+    assert (failed.failure, failed.cause) == ("refused", "maxTokens")
+    assert gateway.calls() == made
 
 
 async def test_a_summary_that_fails_for_now_is_a_failure_that_passes(gateway: GatewayRig) -> None:
