@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from schemas.messages import ToolOutcome
+from schemas.messages import ImagePart, ToolOutcome
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Clock
 from services.tool_executor.core.ledger import Begin, Unknown
 from services.tool_executor.core.policy import CallPolicy
-from services.tool_executor.core.results import Reply, cap, render
+from services.tool_executor.core.results import Reply, Text, cap, show
 from services.tool_executor.ledger import Answered, Begun, Ledger, Place
 from services.tool_executor.mcp.errors import Lost, NotStarted, TimedOut
 
@@ -37,10 +37,15 @@ MAYBE = "It had been started, so it may or may not have taken effect. Find out b
 class ToolServer(Protocol):
     """A server of tools, as a call needs it."""
 
-    detail: str
-    """Why it cannot be called now, as far as is known."""
-    calls: int
-    """Calls that run or wait for a slot."""
+    @property
+    def detail(self) -> str:
+        """Why it cannot be called now, as far as is known."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Calls that run or wait for a slot."""
+        ...
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """One of the calls that may run at once."""
@@ -88,6 +93,9 @@ class Outcome(msgspec.Struct, frozen=True):
     outcome: ToolOutcome
     content: str
     attempt: int = 1
+    images: tuple[ImagePart, ...] = ()
+    whole: str = ""
+    """All of the text, if `content` is only its head and tail."""
 
 
 class Caller:
@@ -129,7 +137,8 @@ class Caller:
             try:
                 return self._ended(call, await self._once(call), attempt)
             except TimedOut as error:
-                return Outcome("timed_out", _timed_out(call, error), attempt)
+                shown = show(Reply(parts=(Text(_timed_out(call, error)),)))
+                return Outcome("timed_out", shown.text, attempt, whole=shown.whole)
             except NotStarted as error:
                 not_started += 1
                 if begun:
@@ -162,9 +171,10 @@ class Caller:
         )
 
     def _ended(self, call: Call, reply: Reply, attempt: int) -> Outcome:
-        content = render(reply)
-        logger.debug("%s of %s returned %d characters", call.tool, call.server_name, len(content))
-        return Outcome("failed" if reply.is_error else "succeeded", content, attempt)
+        shown = show(reply)
+        logger.debug("%s of %s returned %d characters", call.tool, call.server_name, len(shown.whole or shown.text))
+        ended: ToolOutcome = "failed" if reply.is_error else "succeeded"
+        return Outcome(ended, shown.text, attempt, shown.images, shown.whole)
 
 
 def _ended_in(call: Call, error: Lost) -> str:
@@ -173,7 +183,8 @@ def _ended_in(call: Call, error: Lost) -> str:
 
 def _timed_out(call: Call, error: TimedOut) -> str:
     text = f"{call.tool!r} of {call.server_name} gave {error}, and was told to stop."
-    return text if call.policy.repeatable else f"{text} {MAYBE}"
+    text = text if call.policy.repeatable else f"{text} {MAYBE}"
+    return f"{text}\nUntil then it had said:\n{error.so_far}" if error.so_far else text
 
 
 def _not_connected(call: Call) -> str:

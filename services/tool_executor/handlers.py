@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import msgspec
 
 from schemas import ids
 from schemas.commands import RunTool
 from schemas.dead_letters import DeadReason
-from schemas.events import ModelAnswered, ToolFinished
+from schemas.events import ModelAnswered, ToolFinished, ToolOutput
 from schemas.messages import ToolCall
 from schemas.subjects import STOP_ALL, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, State, decode_state
@@ -28,6 +28,7 @@ from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
+from services.tool_executor.asking import Asker
 from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
 from services.tool_executor.core import arguments
 from services.tool_executor.core.arguments import BadArguments
@@ -40,8 +41,6 @@ from services.tool_executor.resolve import Resolver, Target
 from services.tool_executor.running import Running, Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from schemas.tools import Via
     from services.runtime.ports import Unsubscribe
     from services.runtime.service import Runtime
@@ -88,10 +87,18 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return ids.toolcall_name(self.run.task, self.run.request, self.run.n)
 
 
+class Find(Protocol):
+    """Finds what carries out the call of a task that the command at `seq` asks for; None if it cannot now."""
+
+    def __call__(self, via: Via, key: ServerKey, task: TaskSubjects, seq: int) -> ToolServer | None:
+        """Look for it."""
+        ...
+
+
 class ToolCommands:
     """The handler of the tool-executor's consumer."""
 
-    def __init__(self, runtime: Runtime, find: Callable[[Via, ServerKey], ToolServer | None]) -> None:
+    def __init__(self, runtime: Runtime, find: Find) -> None:
         self._runtime = runtime
         self._clock = runtime.bus.clock
         self._find = find
@@ -179,9 +186,12 @@ class ToolCommands:
             f"execute_tool {asked.name}", parent, kind="client", attributes=attributes
         ) as span:
             began = self._clock.now()
-            outcome = await self._until_stopped(command, asked)
+            asker = Asker(self._runtime.bus, command.subjects, command.run)
+            async with asker.asking():
+                outcome = await self._until_stopped(command, asked)
             if outcome is None:
                 return
+            await asker.end(look=command.redelivered)
             latency_s = max((self._clock.now() - began).total_seconds(), 0.0)
             span["holdfast.outcome"] = outcome.outcome
             span["holdfast.attempt"] = outcome.attempt
@@ -254,7 +264,7 @@ class ToolCommands:
             target = self._resolver.resolve(run.namespace, run.agent, asked.name)
             values = arguments.parse(asked.arguments)
             arguments.check(target.info.input_schema, values)
-            server = self._server(run.namespace, target)
+            server = self._server(command, target)
             self._hand_back_if_busy(server, target, delivered)
             return await self._caller.make(self._call(command, target, server, values))
         except BadArguments as wrong:
@@ -277,8 +287,9 @@ class ToolCommands:
             case _:
                 assert_never(judged)
 
-    def _server(self, namespace: str, target: Target) -> ToolServer:
-        server = self._find(target.via, ServerKey(namespace, target.server))
+    def _server(self, command: Command, target: Target) -> ToolServer:
+        key = ServerKey(command.run.namespace, target.server)
+        server = self._find(target.via, key, command.subjects, command.inbound.seq)
         if server is None:
             raise NotNow(f"{target.where} is not connected")
         return server
@@ -304,6 +315,7 @@ class ToolCommands:
         )
 
     async def _record(self, command: Command, asked: ToolCall, outcome: Outcome, latency_s: float) -> None:
+        """Record the result, after the whole of it where the model sees only a part."""
         finished = ToolFinished(
             request=command.run.request,
             n=command.run.n,
@@ -314,19 +326,33 @@ class ToolCommands:
             at=self._clock.now(),
             latency_s=round(latency_s, 6),
             attempt=outcome.attempt,
+            images=outcome.images,
+            whole=await self._keep(command, outcome.whole) if outcome.whole else "",
         )
-        message = Outgoing(command.result_subject, encode(finished), trace_headers())
+        if not await self._write(command.log, command.result_subject, finished):
+            logger.info("the call had a result already", extra={"action": "tool.late"})
+
+    async def _keep(self, command: Command, whole: str) -> str:
+        """Where the whole of a result is; nowhere, if it was kept of another attempt and is something else."""
+        subject = command.subjects.tool_output(command.run.request, command.run.n)
+        output = ToolOutput(content=whole)
+        if not await self._write(command.log, subject, output):
+            entry = await command.log.get(subject)
+            if entry is None or decode(entry.data, ToolOutput) != output:
+                return ""
+        return subject
+
+    async def _write(self, log: Log, subject: str, said: msgspec.Struct) -> bool:
+        """Record something, for which the bus is given some time; False if it was there."""
+        message = Outgoing(subject, encode(said), trace_headers())
         give_up = self._clock.now() + timedelta(seconds=RECORD_PATIENCE_S)
         while True:
             try:
-                if await command.log.record(message) is None:
-                    logger.info("the call had a result already", extra={"action": "tool.late"})
+                return await log.record(message) is not None
             except Unavailable:
                 if self._clock.now() > give_up:
                     raise
                 await self._clock.sleep(RECORD_PAUSE_S)
-            else:
-                return
 
 
 def _place_of(subject: str, run: RunTool) -> TaskSubjects:

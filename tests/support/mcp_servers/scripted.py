@@ -125,7 +125,7 @@ class ScriptedExecutor:
     async def stop(self) -> None:
         await self.commands.close()
 
-    def _find(self, via: Via, key: ServerKey) -> ScriptedServer | None:
+    def _find(self, via: Via, key: ServerKey, task: TaskSubjects, seq: int) -> ScriptedServer | None:
         return self._servers.get(key.name)
 
 
@@ -148,8 +148,9 @@ class Copy:
 
         settings = Settings(replica=name, ack_wait_s=ACK_WAIT_S, drain_s=0.01, deliveries_max=stage.deliveries_max)
         self._bus = MemoryBus(stage.server, pause=self._pause)
-        settings = msgspec.structs.replace(settings, slots=stage.slots)
-        self.replica = Replica(self._bus, settings, {"tool-executor": build}, {})
+        self.replica = Replica(
+            self._bus, msgspec.structs.replace(settings, slots=stage.slots), {"tool-executor": build}, {}
+        )
 
     def counted(self, what: str, **labels: str) -> float:
         """How many messages were `delivered` or `handled`, by label."""
