@@ -1,4 +1,7 @@
-"""Measure, print the table, write `build/bench.json`: `make bench`, or `make bench ARGS=--smoke` for a quick look."""
+"""Measure, print the table, write `build/bench.json`: `make bench`, or `make bench ARGS=--smoke` for a quick look.
+
+`make bench ARGS=flow` measures flow control, and writes `build/bench-flow.json`.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,40 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
 import uvloop
 
+from tests.bench import flow
 from tests.bench.report import table, write
 from tests.bench.suite import FULL, SMOKE, measure
 
-OUTPUT = Path(__file__).parents[2] / "build" / "bench.json"
+BUILD = Path(__file__).parents[2] / "build"
+OUTPUTS = {"core": BUILD / "bench.json", "flow": BUILD / "bench-flow.json"}
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=list(OUTPUTS), default="core", help="what is measured")
     parser.add_argument("--smoke", action="store_true", help="a tiny budget: shows that it works, and no more")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="the JSON file (default: build/bench.json)")
+    parser.add_argument("--output", type=Path, help="the JSON file (default: in build/)")
     parser.add_argument("--data-dir", type=Path, help="where the server keeps its streams: the disk that is measured")
     options = parser.parse_args()
+    output = options.output or OUTPUTS[options.what]
     with (
         tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.data_dir) as directory,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        found = runner.run(measure(Path(directory), SMOKE if options.smoke else FULL))
-    write(found, options.output)
-    sys.stdout.write(f"{table(found)}\n\nwritten to {options.output}\n")
+        if options.what == "flow":
+            measured = runner.run(flow.measure_flow(Path(directory), flow.SMOKE if options.smoke else flow.FULL))
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2) + b"\n")
+            shown = flow.flow_table(measured)
+        else:
+            found = runner.run(measure(Path(directory), SMOKE if options.smoke else FULL))
+            write(found, output)
+            shown = table(found)
+    sys.stdout.write(f"{shown}\n\nwritten to {output}\n")
     return 0
 
 
