@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,6 +15,11 @@ from services.llm_gateway.core.budget import estimated_usd
 from services.llm_gateway.core.flow import Admitted, TooLarge, admit, expected_tokens, settle
 from services.llm_gateway.core.lines import Ask, Parked
 
+DAWN_S = 60.0
+"""Those who wait for the next day look again within its first minute, not all at once."""
+SOON_S = 5.0
+"""How long to wait for calls under way, which may use less than they reserved."""
+
 
 class DaySpent(NamedTuple):
     """The day has no room for the call."""
@@ -21,6 +27,8 @@ class DaySpent(NamedTuple):
     error: str
     for_s: float | None
     """How long until there may be room; None: there will never be."""
+    passing: bool = False
+    """Whether there may be room once the calls under way have ended."""
 
 
 def admit_to_day(
@@ -74,20 +82,32 @@ def _on_day(flow: NamespaceFlow, name: str, now: datetime) -> NamespaceFlow:
 def _day_spent(flow: NamespaceFlow, quota: QuotaSpec, ask: Ask, now: datetime) -> DaySpent | None:
     """Calls under way count as what they reserved."""
     tokens = expected_tokens(flow.learned, minute_limits(quota), ask)
-    if quota.max_tokens_per_day is not None:
-        used = flow.tokens + sum(one.tokens for one in flow.under_way.values())
-        if used + tokens > quota.max_tokens_per_day:
-            said = f"{used} of {quota.max_tokens_per_day} tokens of {flow.day} (maxTokensPerDay) are used"
-            never = ask.input_tokens > quota.max_tokens_per_day
-            return DaySpent(f"{said}; the next call needs about {tokens}", None if never else _until_tomorrow_s(now))
-    if quota.max_cost_per_day is not None:
+    under_way = flow.under_way.values()
+    if (most_tokens := quota.max_tokens_per_day) is not None:
+        reserved = sum(one.tokens for one in under_way)
+        if flow.tokens + reserved + tokens > most_tokens:
+            said = f"{flow.tokens + reserved} of {most_tokens} tokens of {flow.day} (maxTokensPerDay) are used"
+            never = ask.input_tokens > most_tokens
+            passing = flow.tokens + tokens <= most_tokens
+            return _spent(f"{said}; the next call needs about {tokens}", ask, now, never=never, passing=passing)
+    if (most_usd := quota.max_cost_per_day) is not None:
         cost = estimated_usd(ask.input_tokens, tokens - ask.input_tokens, ask.pricing)
-        spent = flow.cost_usd + sum((one.cost_usd for one in flow.under_way.values()), Decimal(0))
-        if spent >= quota.max_cost_per_day or spent + cost > quota.max_cost_per_day:
-            said = f"{spent} of {quota.max_cost_per_day} US dollars of {flow.day} (maxCostPerDay) are spent"
-            never = estimated_usd(ask.input_tokens, 0, ask.pricing) > quota.max_cost_per_day
-            return DaySpent(f"{said}; the next call costs about {cost}", None if never else _until_tomorrow_s(now))
+        spent = flow.cost_usd + sum((one.cost_usd for one in under_way), Decimal(0))
+        if spent >= most_usd or spent + cost > most_usd:
+            said = f"{spent} of {most_usd} US dollars of {flow.day} (maxCostPerDay) are spent"
+            never = estimated_usd(ask.input_tokens, 0, ask.pricing) > most_usd
+            passing = flow.cost_usd < most_usd and flow.cost_usd + cost <= most_usd
+            return _spent(f"{said}; the next call costs about {cost}", ask, now, never=never, passing=passing)
     return None
+
+
+def _spent(error: str, ask: Ask, now: datetime, *, never: bool, passing: bool) -> DaySpent:
+    if never:
+        return DaySpent(error, None)
+    spread = zlib.crc32(ask.name.encode()) / 2**32
+    if passing:
+        return DaySpent(error, SOON_S * (0.5 + spread / 2), passing=True)
+    return DaySpent(error, _until_tomorrow_s(now) + DAWN_S * spread)
 
 
 def _booked(flow: NamespaceFlow, tokens: int, cost: Decimal) -> NamespaceFlow:

@@ -155,10 +155,10 @@ class NamespaceGate:
 
     def _spent(self, spent: DaySpent) -> Refusal:
         error = f"the quota of namespace {self._namespace!r} has no room: {spent.error}"
-        if self._quota.when_spent == "fail" or spent.for_s is None:
+        if spent.for_s is None or (self._quota.when_spent == "fail" and not spent.passing):
             return Refusal(Failure(error=error, transient=False, cause="namespaceQuota"), "day")
         failure = Failure(
-            error=f"{error}; it waits for the next day (UTC)",
+            error=f"{error}; it waits for {'calls under way' if spent.passing else 'the next day (UTC)'}",
             transient=True,
             throttled=True,
             cause="namespaceQuota",

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Flow)
 A = TypeVar("A")
 
-BATCH_MAX = 1000
+BATCH_MAX = 200
 """Changes in one write, so that the event loop is not held for long."""
 PAUSES_S = (0.0, 0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5)
 """Before each try to write a record that others write too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from schemas import subjects
 from schemas.flow import PoolFlow
 from schemas.ids import partition_of
+from schemas.requests import SubmitTask
 from schemas.resources import LLM, Agent, AgentSpec, LLMLimits, LLMParameters, LLMSpec, Metadata, Ref, Resource
 from schemas.subjects import TaskSubjects
 from schemas.task import FinalAnswer, State, decode_state
@@ -20,7 +20,6 @@ from services.runtime.settings import Settings
 from tests.support.limited_provider import LimitedProvider
 from tests.support.live_fleet import Fleet, fleet
 from tests.support.provider_server import ProviderServer, provider_server
-from tests.support.stage import Stage
 from tests.support.waiting import until
 
 TOKENS_PER_MINUTE = 60_000
@@ -33,8 +32,13 @@ TASKS = 150
 class Scene(NamedTuple):
     fleet: Fleet
     bus: NatsBus
-    stage: Stage
     server: ProviderServer
+
+    async def submit(self, names: list[str]) -> None:
+        """Ask for tasks; they are kept until the planner takes them up."""
+        for name in names:
+            request = SubmitTask(agent_name="helper", user_message=name, name=name)
+            await self.bus.signals.store(subjects.submit("default"), encode(request))
 
     async def states(self, names: list[str]) -> dict[str, State]:
         """The states of the tasks that have one."""
@@ -84,18 +88,17 @@ async def scene(directory: Path, limits: LLMLimits) -> AsyncGenerator[Scene]:
     async with provider_server() as server, fleet(directory, commit="two-step") as running:
         await running.start("planner", "llm-gateway", "llm-gateway")
         async with await connect(Settings(nats_url=running.server.url), service="test") as bus:
-            stage = Stage(bus)
             for resource in resources(server, limits):
                 kind, meta = type(resource).__name__, resource.metadata
                 await bus.resources.put(subjects.spec_key(kind, meta.namespace, meta.name), encode(resource))
-            yield Scene(running, bus, stage, server)
+            yield Scene(running, bus, server)
 
 
 async def test_two_processes_never_exceed_a_limit_though_one_is_killed(tmp_path: Path) -> None:
     async with scene(tmp_path, LLMLimits(tokens_per_minute=TOKENS_PER_MINUTE)) as stage:
         provider = LimitedProvider(stage.server, tokens_per_minute=TOKENS_PER_MINUTE, burst_s=BURST_S)
         names = [f"job-{n}" for n in range(TASKS)]
-        await asyncio.gather(*(stage.stage.submit(name=name, userMessage=name) for name in names))
+        await stage.submit(names)
         await until(lambda: len(provider.answered) > TASKS // 2, "half of the calls", within_s=60)
         stage.fleet.kill(stage.fleet.replicas("llm-gateway")[0])
         await stage.until_done(names, within_s=60)
@@ -114,7 +117,7 @@ async def test_two_processes_never_exceed_a_limit_though_one_is_killed(tmp_path:
 async def test_two_processes_never_make_more_calls_at_once_than_allowed(tmp_path: Path) -> None:
     async with scene(tmp_path, LLMLimits(concurrency=3)) as stage:
         names = [f"job-{n}" for n in range(30)]
-        await asyncio.gather(*(stage.stage.submit(name=name, userMessage=name) for name in names))
+        await stage.submit(names)
         most = 0
 
         async def done() -> bool:

@@ -35,7 +35,7 @@ async def test_what_waits_for_a_write_goes_into_the_next_one_together() -> None:
     pool = Records(bus.flow, bus.clock).pool("a")
     answers = await asyncio.gather(*(pool.change(count) for _ in range(500)))
     assert sorted(answers) == list(range(1, 501))
-    assert bus.server.flow.last_seq <= 3
+    assert bus.server.flow.last_seq <= 5
 
 
 async def test_replicas_lose_none_of_each_others_changes() -> None:
