@@ -34,7 +34,7 @@ from services.llm_gateway.core.moments import Place
 from services.llm_gateway.core.outcomes import Outcome
 from services.llm_gateway.core.response import flaw_of, problem_of
 from services.llm_gateway.core.size import Size, size_of
-from services.llm_gateway.core.tokens import Scales, format_weight, scale_of
+from services.llm_gateway.core.tokens import Scales, format_weight
 from services.llm_gateway.core.window import BadWindow, Window
 from services.llm_gateway.models import Models
 from services.llm_gateway.windows import Windows
@@ -137,14 +137,15 @@ class Pipeline:
         return window
 
     def _size(self, equipped: Equipped, window: Window) -> Size:
-        """How large the request is, by what this LLM's provider counted before, if it did."""
-        llm = equipped.llm
-        beside = equipped.tools_weight + format_weight(window.response_format)
-        scale = self._scales.get(_scale_key(equipped))
-        counted = window.counted
-        if counted is not None and counted.llm == llm.metadata.name:
-            scale = scale_of(counted.tokens, counted.weight + beside)
-        return size_of(llm, equipped.agent.spec.context, conversation=window.weight, beside=beside, scale=scale)
+        """How large the request is, by what the LLM's provider counted before, if it did."""
+        return size_of(
+            equipped.llm,
+            equipped.agent.spec.context,
+            conversation=window.weight,
+            beside=equipped.tools_weight + format_weight(window.response_format),
+            scale=self._scales.get(_scale_key(equipped)),
+            counted=window.counted,
+        )
 
     # --- the call ---
 

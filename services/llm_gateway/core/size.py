@@ -6,7 +6,8 @@ import msgspec
 
 from schemas.resources import LLM, ContextPolicy
 from services.llm_gateway.core.compaction import Goal
-from services.llm_gateway.core.tokens import HUNDREDTHS, ROOM_DEFAULT, tokens_of
+from services.llm_gateway.core.tokens import HUNDREDTHS, ROOM_DEFAULT, scale_of, tokens_of
+from services.llm_gateway.core.window import Counted
 
 ROOM_SHARE = 8
 """Where an LLM sets no `maxTokens`, an answer is expected to take this part of its context at most."""
@@ -30,11 +31,13 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None
     """What the model's context holds; None: nobody said."""
     threshold: float
+    unseen: int = 0
+    """Tokens that the provider counted beside what it was sent."""
 
     @property
     def tokens(self) -> int:
         """What goes to the model, estimated."""
-        return tokens_of(self.conversation + self.beside, self.scale)
+        return self.unseen + tokens_of(self.conversation + self.beside, self.scale)
 
     @property
     def is_too_large(self) -> bool:
@@ -76,16 +79,24 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     def _limit(self) -> int:
         """Weight of the messages at most."""
         limit = self._limit_tokens
-        return self.conversation if limit is None else self.in_weight(int(limit) - self.room) - self.beside
+        return (
+            self.conversation if limit is None else self.in_weight(int(limit) - self.room - self.unseen) - self.beside
+        )
 
 
-def size_of(llm: LLM, policy: ContextPolicy, *, conversation: int, beside: int, scale: float) -> Size:
-    """The size of a request for an LLM."""
+def size_of(
+    llm: LLM, policy: ContextPolicy, *, conversation: int, beside: int, scale: float, counted: Counted | None = None
+) -> Size:
+    """The size of a request for an LLM: by what it counted in this conversation, or else by `scale`."""
     given = llm.spec.parameters
     room = given.max_tokens or ROOM_DEFAULT
     if given.context_tokens is not None:
         share = given.context_tokens // (2 if given.max_tokens else ROOM_SHARE)
         room = min(room, share)
+    unseen = 0
+    if counted is not None and counted.llm == llm.metadata.name:
+        scale = scale_of(counted.tokens, counted.weight + beside)
+        unseen = max(counted.tokens - tokens_of(counted.weight + beside, scale), 0)
     return Size(
         conversation=conversation,
         beside=beside,
@@ -93,4 +104,5 @@ def size_of(llm: LLM, policy: ContextPolicy, *, conversation: int, beside: int, 
         room=room,
         context_tokens=given.context_tokens,
         threshold=policy.threshold,
+        unseen=unseen,
     )

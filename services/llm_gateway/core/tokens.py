@@ -33,7 +33,8 @@ IMAGE = 160_000
 """Of both families, about the most for an image that is not split up."""
 SCALE_MIN = 0.5
 """A count that is lower still leaves something out: what came from a cache, or what images take."""
-SCALE_MAX = 3.0
+SCALE_MAX = 1.5
+"""A count that is higher has something in it that does not grow with the text: what a provider tells its models."""
 FALL = 0.1
 """How far a scale follows a lower one."""
 SCALES_MAX = 1024

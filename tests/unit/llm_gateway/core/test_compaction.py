@@ -27,7 +27,7 @@ from schemas.wire import Wire, encode
 from services.llm_gateway.core import compaction, tokens
 from services.llm_gateway.core.compaction import Compacted, Goal, spelled_out, split, summarized, truncated
 from services.llm_gateway.core.size import Size, size_of
-from services.llm_gateway.core.window import Window, extend
+from services.llm_gateway.core.window import Counted, Window, extend
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 TASK = TaskSubjects(0, "team", "job")
@@ -323,9 +323,21 @@ def llm(context_tokens: int | None, max_tokens: int | None = None) -> LLM:
     return LLM(metadata=Metadata(name="model"), spec=LLMSpec(provider="openai", parameters=parameters))
 
 
-def size(conversation: int, context_tokens: int | None, *, max_tokens: int | None = None, scale: float = 1.0) -> Size:
+def size(
+    conversation: int,
+    context_tokens: int | None,
+    *,
+    max_tokens: int | None = None,
+    scale: float = 1.0,
+    counted: Counted | None = None,
+) -> Size:
     return size_of(
-        llm(context_tokens, max_tokens), ContextPolicy(), conversation=conversation, beside=10_000, scale=scale
+        llm(context_tokens, max_tokens),
+        ContextPolicy(),
+        conversation=conversation,
+        beside=10_000,
+        scale=scale,
+        counted=counted,
     )
 
 
@@ -367,10 +379,34 @@ def test_the_words_have_the_numbers() -> None:
         assert number in words
 
 
+def test_what_was_counted_in_the_conversation_is_where_the_estimate_goes_on_from() -> None:
+    counted = Counted("model", 1_000, 90_000)
+    assert size(90_000, None, scale=0.5, counted=counted).tokens == 1_000
+    assert size(190_000, None, scale=0.5, counted=counted).tokens == 2_000
+    assert size(90_000, None, scale=0.5, counted=Counted("another", 1_000, 90_000)).tokens == 500
+
+
+def test_what_a_provider_adds_by_itself_does_not_grow_with_the_conversation() -> None:
+    counted = Counted("model", 3_000, 40_000)
+    small = size(40_000, 10_000, counted=counted)
+    assert (small.tokens, small.unseen) == (3_000, 2_250)
+    grown = size(240_000, 10_000, counted=counted)
+    assert grown.tokens == 6_000
+    goal = size(2_000_000, 10_000, counted=counted).goal()
+    assert not size(goal.limit, 10_000, counted=counted).is_too_large
+    assert size(goal.limit + 1_000, 10_000, counted=counted).is_too_large
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**8), st.integers(0, 10**8))
+def test_a_conversation_is_never_estimated_below_what_was_counted_of_it(tokens_in: int, weight: int, more: int) -> None:
+    counted = Counted("model", tokens_in, weight)
+    assert size(weight + more, None, counted=counted).tokens >= tokens_in
+
+
 # --- reading on -------------------------------------------------------------------------
 
 
-def counted(number: int, tokens_in: int, attempt: int = 1) -> Entry:
+def counted_in(number: int, tokens_in: int, attempt: int = 1) -> Entry:
     answer = ModelAnswered(
         turn=number,
         attempt=attempt,
@@ -383,7 +419,7 @@ def counted(number: int, tokens_in: int, attempt: int = 1) -> Entry:
 
 
 def test_the_last_count_of_a_provider_is_known_with_the_weight_it_was_for() -> None:
-    window = window_of([started(), counted(1, 70)])
+    window = window_of([started(), counted_in(1, 70)])
     assert window.counted is not None
     assert (window.counted.llm, window.counted.tokens) == ("model", 70)
     assert window.counted.weight == tokens.messages_weight((SYSTEM, ASKED))
@@ -401,8 +437,8 @@ def test_a_count_from_before_the_beginning_was_replaced_is_none() -> None:
         at=AT,
     )
     compacted: Entry = (TASK.model_event(3, 1), step)
-    assert window_of([compacted, counted(2, 90_000)]).counted is None
-    assert window_of([compacted, counted(2, 90_000), counted(3, 70, attempt=2)]).counted is not None
+    assert window_of([compacted, counted_in(2, 90_000)]).counted is None
+    assert window_of([compacted, counted_in(2, 90_000), counted_in(3, 70, attempt=2)]).counted is not None
 
 
 def test_the_response_format_is_carried_over() -> None:

@@ -137,18 +137,18 @@ def test_an_unknown_llm_has_the_plain_estimate() -> None:
 
 def test_what_a_provider_counted_scales_the_next_estimate() -> None:
     scales = tokens.Scales()
-    scales.learn("model", 1_500, 100_000)
-    assert tokens.tokens_of(200_000, scales.get("model")) == 3_000
+    scales.learn("model", 1_250, 100_000)
+    assert tokens.tokens_of(200_000, scales.get("model")) == 2_500
     assert scales.get("another") == 1.0
 
 
 def test_a_scale_rises_at_once_and_falls_slowly() -> None:
     scales = tokens.Scales()
-    scales.learn("model", 2_000, 100_000)
-    scales.learn("model", 1_000, 100_000)
-    assert 1.8 < scales.get("model") < 2.0
-    scales.learn("model", 2_500, 100_000)
-    assert scales.get("model") == 2.5
+    scales.learn("model", 1_300, 100_000)
+    scales.learn("model", 900, 100_000)
+    assert 1.2 < scales.get("model") < 1.3
+    scales.learn("model", 1_400, 100_000)
+    assert scales.get("model") == 1.4
 
 
 def test_a_count_that_makes_no_sense_is_bounded_or_ignored() -> None:
@@ -165,5 +165,5 @@ def test_what_is_remembered_of_llms_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tokens, "SCALES_MAX", 2)
     scales = tokens.Scales()
     for name in ("a", "b", "c"):
-        scales.learn(name, 2_000, 100_000)
-    assert [scales.get(name) for name in ("a", "b", "c")] == [1.0, 2.0, 2.0]
+        scales.learn(name, 1_200, 100_000)
+    assert [scales.get(name) for name in ("a", "b", "c")] == [1.0, 1.2, 1.2]
