@@ -38,7 +38,7 @@ HAND_BACK_DELAY_MAX_S = 5.0
 FAILURE_DELAY_S = 0.2
 FAILURE_DELAY_MAX_S = 30.0
 BUS_PAUSE_S = 0.1
-BUS_PAUSE_MAX_S = 2.0
+BUS_PAUSE_MAX_S = 0.5
 BUS_PATIENCE_S = 30.0
 """How long a message is kept in hand while the bus does not let it be handled."""
 ATTEMPT_TEXT_MAX = 4000
