@@ -144,7 +144,8 @@ class _Dev:
             raise Stop(str(error), ExitCode.REFUSED) from error
 
     def _start_services(self, url: str) -> None:
-        env = service_env(os.environ, url, HOLDFAST_HTTP_PORT="0")
+        work_dir = os.environ.get("HOLDFAST_WORK_DIR") or str(self._data_dir / "work")
+        env = service_env(os.environ, url, HOLDFAST_HTTP_PORT="0", HOLDFAST_WORK_DIR=work_dir)
         for service, count in self._replicas.items():
             for n in range(1, count + 1):
                 self._supervisor.start(service if count == 1 else f"{service}-{n}", service_command(service), env)

@@ -61,7 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secrets_dir: str = ""
     """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
     work_dir: str = ""
-    """Working directories of tasks, `<namespace>/<task>`; by default one of this user in the system's temporary one."""
+    """Working directories of tasks, `<namespace>/<task>`, of this installation alone; by default in the system's
+    temporary directory."""
     egress_allow: str = ""
     """Hosts and networks that notifications may reach though they are not public, separated by commas."""
     humanlayer_url: str = "https://api.humanlayer.dev"

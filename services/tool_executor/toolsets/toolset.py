@@ -28,7 +28,7 @@ from services.tool_executor.toolsets.equip import Machine, equip, kept_from_comm
 from services.tool_executor.toolsets.job import CannotRun, Job, words
 from services.tool_executor.toolsets.sandbox import Sandbox, detect
 from services.tool_executor.toolsets.slots import Slots
-from services.tool_executor.toolsets.workdir import Unusable, WorkDirs
+from services.tool_executor.toolsets.workdir import Unusable, WorkDirs, default_root
 
 if TYPE_CHECKING:
     from services.runtime.service import Runtime
@@ -57,7 +57,7 @@ class Toolsets:
         self._resolve = resolve
         self._resources = runtime.resources
         self._secrets = runtime.secrets
-        self._directories = WorkDirs(runtime.settings.work_dir)
+        self._directories = WorkDirs(runtime.settings.work_dir or default_root(runtime.settings.nats_url))
         self._kept = kept_from_commands(runtime.settings, str(self._directories.root))
         self._slots: dict[ServerKey, Slots] = {}
         self._sandbox = sandbox

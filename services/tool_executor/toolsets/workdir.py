@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from schemas.ids import digest
 from services.runtime.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -38,16 +39,16 @@ class Unusable(Exception):
     """There is no place for working directories. The text says why."""
 
 
-def default_root() -> str:
-    """Where working directories are if nothing else is said."""
-    return str(Path(tempfile.gettempdir()) / f"holdfast-work-{os.geteuid()}")
+def default_root(bus: str) -> str:
+    """Where working directories are if nothing else is said: others for every bus, whose sweeps know its tasks only."""
+    return str(Path(tempfile.gettempdir()) / f"holdfast-work-{os.geteuid()}-{digest('holdfast-work', bus)[:8]}")
 
 
 class WorkDirs:
     """The working directories on this machine."""
 
     def __init__(self, root: str) -> None:
-        self.root = Path(root or default_root()).absolute()
+        self.root = Path(root).absolute()
         self._lock = threading.Lock()
         """Whoever makes or removes directories is alone."""
         self._in_use: Counter[tuple[str, str]] = Counter()
