@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,9 +33,10 @@ from schemas.resources import (
     WebhookSink,
 )
 from schemas.subjects import REDRIVE, TaskSubjects
-from schemas.task import Failed, FinalAnswer
+from schemas.task import Failed, FinalAnswer, Spend
 from schemas.wire import decode
 from services.notifier import main as notifier
+from services.notifier.core.words import Told
 from services.planner import main as planner
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.clock import AlarmClock
@@ -156,6 +158,25 @@ async def notifying(
     finally:
         await replica.stop()
         assert not replica.failed, replica.failed
+
+
+def told(**fields: Any) -> Told:
+    """What is told of a task."""
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    plain = Told(
+        namespace="default",
+        task="t1",
+        agent="helper",
+        event="task.finished",
+        at=at,
+        started_at=at,
+        output="It is noon.",
+        error="",
+        labels={},
+        spend=Spend(),
+        preview="What time is it?",
+    )
+    return msgspec.structs.replace(plain, **fields)
 
 
 def json_of(body: bytes) -> dict[str, Any]:
