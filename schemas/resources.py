@@ -757,3 +757,5 @@ class ResourceStatus(Wire, frozen=True, kw_only=True, tag_field="kind", tag="Sta
     """The service that says so."""
     tools: tuple[ToolInfo, ...] = ()
     """MCPServer: its tools, sorted by name."""
+    pool: str = ""
+    """LLM with limits: the account whose count it shares, as a key of the flow bucket has it."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from schemas.flow import Flow, NamespaceFlow
-from schemas.resources import Quota
-from schemas.subjects import flow_namespace
+from schemas.flow import Flow, NamespaceFlow, PoolFlow
+from schemas.resources import LLM, LLMLimits, Quota, QuotaSpec
+from schemas.subjects import flow_namespace, flow_pool
 from schemas.wire import decode
 from services.cli.text import money, stamp
 
@@ -73,17 +73,26 @@ async def used_of(client: Client, declared: Declared, now: datetime) -> list[tup
             tokens, cost = spent_today(flow, now)
             most = "" if spec.max_cost_per_day is None else f" of {money(spec.max_cost_per_day)}"
             day = f"{tokens}{_of(spec.max_tokens_per_day)} tokens, {money(cost)}{most}"
-            return [("Today", day), *_lately(flow, now, spec.requests_per_minute, spec.tokens_per_minute)]
+            return [("Today", day), *_lately(flow, now, _limits_of(spec))]
+        case LLM(spec=spec) if declared.status is not None and declared.status.pool:
+            entry = await client.bus.flow.get(flow_pool(declared.status.pool))
+            pool = PoolFlow() if entry is None or entry.data is None else decode(entry.data, PoolFlow)
+            return _lately(pool, now, spec.limits)
         case _:
             return []
 
 
-def _lately(flow: Flow, now: datetime, requests: int | None, tokens: int | None) -> list[tuple[str, str]]:
+def _limits_of(quota: QuotaSpec) -> LLMLimits:
+    return LLMLimits(requests_per_minute=quota.requests_per_minute, tokens_per_minute=quota.tokens_per_minute)
+
+
+def _lately(flow: Flow, now: datetime, limits: LLMLimits) -> list[tuple[str, str]]:
     used = used_now(flow, now)
+    requests, tokens = _of(limits.requests_per_minute), _of(limits.tokens_per_minute)
     held = flow.held_until is not None and flow.held_until > now
     return [
-        ("Last minute", f"{used.requests}{_of(requests)} requests, {used.tokens}{_of(tokens)} tokens"),
-        ("Under way", f"{used.calls_under_way} calls, about {used.tokens_under_way} tokens"),
+        ("Last minute", f"{used.requests}{requests} requests, {used.tokens}{tokens} tokens"),
+        ("Under way", f"{used.calls_under_way}{_of(limits.concurrency)} calls, about {used.tokens_under_way} tokens"),
         ("Waiting", "calls wait for room" if used.waiting else ""),
         ("Held until", f"{stamp(flow.held_until)}, as the provider asked" if held and flow.held_until else ""),
     ]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from schemas.resources import LLM, GoogleOptions, LLMSpec, Status
+from schemas.resources import LLM, GoogleOptions, LLMLimits, LLMSpec, Status
 from schemas.subjects import ResourceKey
 from services.llm_gateway.core.calls import CallFailed
 from services.llm_gateway.core.endpoints import BadSpec, endpoint_of, parameters_of, unsent
+from services.llm_gateway.flow.pools import Pools
 from services.llm_gateway.limits import time_limit
 from services.llm_gateway.models import ModelKey, Models, secret_version
 from services.llm_gateway.providers.base import Checked
@@ -46,6 +47,8 @@ class Verdict(msgspec.Struct, frozen=True):
     detail: str
     passing: bool = False
     """Whether it may pass by itself."""
+    pool: str = ""
+    """Of an LLM with limits."""
 
 
 class _Watched(msgspec.Struct):
@@ -65,6 +68,7 @@ class Readiness:
         self._resources = resources
         self._models = models
         self._secrets = secrets
+        self._pools = Pools(secrets)
         self._clock = clock
         self._watched: dict[ModelKey, _Watched] = {}
         self._changed = asyncio.Event()
@@ -138,7 +142,7 @@ class Readiness:
         """Write the status; whether it should be looked at again although nothing changes."""
         status: Status = "Ready" if verdict.ready else "Error"
         try:
-            await self._resources.set_status("LLM", *key, status=status, detail=verdict.detail)
+            await self._resources.set_status("LLM", *key, status=status, detail=verdict.detail, pool=verdict.pool)
         except Unavailable as error:
             logger.warning("cannot write the status of LLM %s: %s", key.name, error, extra={"action": "llm.status"})
             return True
@@ -150,6 +154,7 @@ class Readiness:
         try:
             async with self._models.use(llm, revision) as model, time_limit(self._clock, CHECK_TIMEOUT_S):
                 checked = await model.provider.check()
+                pool = await self._pools.account(llm, model) if llm.spec.limits != LLMLimits() else ""
         except (BadSpec, SecretMissing) as problem:
             return Verdict(ready=False, detail=str(problem))
         except CallFailed as failed:
@@ -158,7 +163,7 @@ class Readiness:
         except TimeoutError:
             words = f"{provider} API validation failed: no answer within {CHECK_TIMEOUT_S:g} s"
             return Verdict(ready=False, detail=words, passing=True)
-        return Verdict(ready=True, detail=_ready_detail(llm.spec, checked))
+        return Verdict(ready=True, detail=_ready_detail(llm.spec, checked), pool=pool)
 
     async def _forget_status(self, key: ModelKey) -> None:
         try:

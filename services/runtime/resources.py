@@ -107,6 +107,7 @@ class Resources:
         status: Status,
         detail: str,
         tools: tuple[ToolInfo, ...] = (),
+        pool: str = "",
     ) -> bool:
         """Say what is true of a resource now. Written only if it is news; True if it was.
 
@@ -124,6 +125,7 @@ class Resources:
             at=self._clock.now(),
             by=self._service,
             tools=tools,
+            pool=pool,
         )
         old = self._statuses.get(key)
         if old is not None and msgspec.structs.replace(old, at=new.at, by=new.by) == new:

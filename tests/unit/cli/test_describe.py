@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from schemas import subjects
 from schemas.events import ModelAnswered, ModelFailed, ToolFinished, ToolOutput, WindowCompacted
-from schemas.flow import Line, NamespaceFlow, Reservation, Share
+from schemas.flow import Line, NamespaceFlow, PoolFlow, Reservation, Share
 from schemas.messages import AssistantMessage, ImagePart, TextPart, Usage, UserMessage
-from schemas.resources import Metadata, Quota, QuotaSpec
+from schemas.resources import LLM, LLMLimits, LLMSpec, Metadata, Quota, QuotaSpec, ResourceStatus
 from schemas.subjects import flow_namespace
 from schemas.task import LLMSpend, RetryingModel, Spend, Tries
 from schemas.wire import encode
@@ -188,7 +189,7 @@ async def test_a_result_that_was_not_shortened_is_whole_and_one_that_is_missing_
         await whole_output(Client(bus), "default", "t2-r1-tc-01")
 
 
-async def test_a_quota_is_described_with_what_is_used_of_it() -> None:
+async def test_quotas_and_limits_are_described_with_what_is_used_of_them() -> None:
     bus = MemoryBus()
     client = Client(bus)
     spec = QuotaSpec(requests_per_minute=30, max_tokens_per_day=100_000, max_cost_per_day=Decimal(5))
@@ -216,5 +217,21 @@ async def test_a_quota_is_described_with_what_is_used_of_it() -> None:
         "  Waiting:      calls wait for room",
         "  Held until:   2030-01-01T12:10:03Z, as the provider asked",
     ]
+    account = {"lab/a": call}
+    limits = LLMLimits(tokens_per_minute=9000, concurrency=4)
+    await client.apply(LLM(metadata=Metadata(name="main"), spec=LLMSpec(provider="scripted", limits=limits)))
+    assert "Used:" not in await described(bus, "llm", "main"), "the gateway has not said which pool it is in"
+    key = subjects.status_key("LLM", "default", "main")
+    declared = await client.resource("LLM", "default", "main")
+    assert declared is not None
+    said = ResourceStatus(
+        ready=True, status="Ready", status_detail="", observed_revision=declared.revision, at=AT, pool="0123abcd"
+    )
+    await bus.resources.put(key, encode(said))
+    assert "  Last minute:  0 requests, 0 of 9000 tokens" in await described(bus, "llm", "main")
+    pool = PoolFlow(seconds={str(second): (1, 4000)}, under_way=account)
+    await bus.flow.put(subjects.flow_pool("0123abcd"), encode(pool))
+    used = (await described(bus, "llm", "main")).partition("Used:\n")[2].splitlines()
+    assert used == ["  Last minute:  1 requests, 4000 of 9000 tokens", "  Under way:    1 of 4 calls, about 700 tokens"]
     later = await describe(client, kind_named("quota"), "default", "default", NOW + timedelta(days=1))
     assert "  Today:        0 of 100000 tokens" in later
