@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, cast
 import msgspec
 
 from schemas import subjects
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.dead_letters import DeadLetter, FailedAttempt
 from schemas.events import (
+    ApprovalGranted,
     CancelRequested,
     ConversationStarted,
     ModelAnswered,
@@ -26,7 +27,13 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.flow import NamespaceFlow, PoolFlow
-from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested
+from schemas.interactions import (
+    AnswerInteraction,
+    InteractionAnswered,
+    InteractionRequested,
+    InteractionStep,
+    PeopleDue,
+)
 from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.notifications import (
     NotificationDelivered,
@@ -36,7 +43,7 @@ from schemas.notifications import (
     Notify,
 )
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
-from schemas.resources import LLM, Agent, ContactChannel, MCPServer, Quota, ResourceStatus, Subscription, Toolset
+from schemas.resources import LLM, Agent, ContactChannel, Grant, MCPServer, Quota, ResourceStatus, Subscription, Toolset
 from schemas.subjects import TaskSubjects
 from schemas.task import (
     AwaitingModel,
@@ -49,7 +56,17 @@ from schemas.task import (
     Waiting,
 )
 
-Party = Literal["client", "cli", "planner", "llm-gateway", "tool-executor", "notifier", "every-service", "nats-server"]
+Party = Literal[
+    "client",
+    "cli",
+    "planner",
+    "llm-gateway",
+    "tool-executor",
+    "notifier",
+    "human-contact",
+    "every-service",
+    "nats-server",
+]
 """`client`: whoever asks for tasks, with any NATS client. `every-service`: the runtime that all of them share."""
 
 Delivery = Literal["recorded-once", "at-revision", "queued", "scheduled", "last-value", "at-most-once"]
@@ -110,6 +127,7 @@ _TURN = cast("int", "{turn}")
 _ATTEMPT = cast("int", "{attempt}")
 _CALL = cast("int", "{n}")
 _QUESTION = cast("int", "{k}")
+_STEP = cast("int", "{step}")
 _NAMESPACE = "{namespace}"
 _TASK = TaskSubjects(_PARTITION, _NAMESPACE, "{task}")
 _TASK_STREAM = subjects.task_stream(_PARTITION)
@@ -128,7 +146,9 @@ PLACEHOLDERS = {
     "attempt": "The attempt at the model call, from 1.",
     "request": "The batch of tool calls of one model answer: `r<turn>`.",
     "n": "The tool call's place in its answer, from 1.",
-    "k": "The question of the tool call to a person, from 1.",
+    "k": "The question of the tool call to a person, from 1; 0: about the call itself.",
+    "step": "Which channel was asked, from 0.",
+    "who": "A token that stands for the person who answered.",
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
     "holder": "A process of the tool-executor: a digest of its name and of when it was started.",
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
@@ -187,6 +207,42 @@ _TASK_CHANNELS = (
         kept="with its task",
         stream=_TASK_STREAM,
         consumer=subjects.NOTIFIER,
+    ),
+    Channel(
+        name="person-commands",
+        address=_TASK.ask_command("{request}", _CALL),
+        title="Ask people about a tool call before it is made, or what the call itself asks them",
+        messages=(AskPerson,),
+        published_by=("planner",),
+        consumed_by=("human-contact", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.HUMAN_CONTACT,
+    ),
+    Channel(
+        name="person-withdrawals",
+        address=_TASK.withdraw_command("{request}", _CALL),
+        title="Nobody waits for people's answer about a call any more",
+        messages=(WithdrawQuestion,),
+        published_by=("planner",),
+        consumed_by=("human-contact", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.HUMAN_CONTACT,
+    ),
+    Channel(
+        name="approvals",
+        address=_TASK.approval_event("{request}", _CALL),
+        title="People approved a tool call",
+        messages=(ApprovalGranted,),
+        published_by=("human-contact",),
+        consumed_by=("planner", "tool-executor", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
     ),
     Channel(
         name="task-submissions",
@@ -263,8 +319,8 @@ _TASK_CHANNELS = (
         address=_TASK.interaction_asked("{request}", _CALL, _QUESTION),
         title="A person is asked for something that a tool call needs",
         messages=(InteractionRequested,),
-        published_by=("tool-executor",),
-        consumed_by=("planner", "tool-executor", "cli"),
+        published_by=("tool-executor", "human-contact"),
+        consumed_by=("planner", "tool-executor", "human-contact", "cli"),
         delivery="recorded-once",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -274,8 +330,31 @@ _TASK_CHANNELS = (
         address=_TASK.interaction_answered("{request}", _CALL, _QUESTION),
         title="The answer, or that there will be none",
         messages=(InteractionAnswered,),
-        published_by=("planner", "tool-executor"),
-        consumed_by=("planner", "tool-executor", "cli"),
+        published_by=("planner", "tool-executor", "human-contact"),
+        consumed_by=("planner", "tool-executor", "human-contact", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.HUMAN_CONTACT_ANSWERS,
+    ),
+    Channel(
+        name="interaction-steps",
+        address=_TASK.interaction_step("{request}", _CALL, _QUESTION, _STEP),
+        title="A channel was asked, and how often it was reminded",
+        messages=(InteractionStep,),
+        published_by=("human-contact",),
+        consumed_by=("human-contact",),
+        delivery="at-revision",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="interaction-votes",
+        address=_TASK.interaction_vote("{request}", _CALL, _QUESTION, "{who}"),
+        title="The answer of one of several people who have to accept",
+        messages=(InteractionAnswered,),
+        published_by=("planner",),
+        consumed_by=("planner",),
         delivery="recorded-once",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -347,6 +426,29 @@ _TASK_CHANNELS = (
         kept="until it is handled",
         stream=subjects.TIMERS_STREAM,
         consumer=subjects.NOTIFIER_TIMERS,
+    ),
+    Channel(
+        name="people-timers-set",
+        address=_TASK.people_timer("{timer}"),
+        title="When people are to be reminded, or their time to answer is over",
+        messages=(PeopleDue,),
+        published_by=("human-contact",),
+        consumed_by=("nats-server",),
+        delivery="last-value",
+        kept="until it fires",
+        stream=subjects.TIMERS_STREAM,
+    ),
+    Channel(
+        name="people-timers-fired",
+        address=_TASK.people_timer_fired("{timer}"),
+        title="It is time to look at a question again",
+        messages=(PeopleDue,),
+        published_by=("nats-server",),
+        consumed_by=("human-contact",),
+        delivery="scheduled",
+        kept="until it is handled",
+        stream=subjects.TIMERS_STREAM,
+        consumer=subjects.HUMAN_CONTACT_TIMERS,
     ),
     Channel(
         name="task-live",
@@ -492,7 +594,7 @@ _OTHER_CHANNELS = (
         name="resource-specs",
         address=_RESOURCES + subjects.spec_key("{kind}", _NAMESPACE, "{name}"),
         title="A resource as it was applied",
-        messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Subscription),
+        messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Subscription, Grant),
         published_by=("cli",),
         consumed_by=("every-service", "cli"),
         delivery="last-value",

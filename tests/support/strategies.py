@@ -13,7 +13,7 @@ from msgspec import inspect as mi
 
 from schemas.messages import IMAGE_TYPES, ImagePart
 from schemas.requests import DEADLINE_S_MAX, Limits
-from schemas.resources import ContextPolicy, LLMLimits, QuotaSpec
+from schemas.resources import ApprovalRule, ContextPolicy, LLMLimits, QuotaSpec, Ref
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -42,6 +42,7 @@ NARROW: dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]] = {
         "weight": st.integers(1, 2**63 - 1),
     },
     ContextPolicy: {"threshold": st.floats(0.1, 1)},
+    ApprovalRule: {"contact_channel": st.builds(Ref, name=st.text())},
 }
 """Fields that take less than their types."""
 

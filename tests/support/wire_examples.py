@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.dead_letters import DeadLetter, FailedAttempt
 from schemas.events import (
+    ApprovalGranted,
     CancelRequested,
     ConversationStarted,
     ModelAnswered,
@@ -31,6 +32,13 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.flow import NamespaceFlow, PoolFlow
+from schemas.interactions import (
+    AnswerInteraction,
+    InteractionAnswered,
+    InteractionRequested,
+    InteractionStep,
+    PeopleDue,
+)
 from schemas.live import HolderAsked, HolderSaid, TaskChanged, TextAsked, TextDelta, TextSoFar, ToolProgress
 from schemas.messages import AssistantMessage, Usage
 from schemas.notifications import (
@@ -47,6 +55,8 @@ from schemas.resources import (
     AgentSpec,
     ContactChannel,
     ContactChannelSpec,
+    Grant,
+    GrantSpec,
     LLMSpec,
     MCPServer,
     MCPServerSpec,
@@ -77,10 +87,11 @@ from schemas.task import (
 from schemas.wire import encode
 from tests.support.wire_first import AT, FIRST, SPARE, TASK
 from tests.support.wire_notifications import NOTIFICATIONS
+from tests.support.wire_people import PEOPLE
 from tests.support.wire_second import SECOND
 
 GOLDEN = Path(__file__).parents[1] / "conformance" / "wire" / "golden"
-RELEASES = (FIRST, SECOND, NOTIFICATIONS)
+RELEASES = (FIRST, SECOND, NOTIFICATIONS, PEOPLE)
 
 
 NOTIFICATION: dict[str, Any] = {
@@ -166,6 +177,17 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     ),
     ToolOutput(content=""),
     TextAsked(),
+    AskPerson(**TASK, request="r1", n=1, tool_call_id="", tool="", answer_seq=9, kind="question", channel="oncall"),
+    WithdrawQuestion(namespace="default", task="t", request="r1", n=1, reason=""),
+    ApprovalGranted(request="r1", n=1, tool_call_id="", tool="", arguments="{}", digest="", at=AT),
+    InteractionRequested(
+        namespace="default", task="t", interaction="r1.1.1", message="", agent="a", tool="", at=AT, expires=AT
+    ),
+    InteractionAnswered(namespace="default", task="t", interaction="r1.1.1", action="cancel", at=AT),
+    InteractionStep(interaction="r1.1.0", step=0, channel="oncall", at=AT),
+    PeopleDue(interaction="r1.1.0", due=AT),
+    AnswerInteraction(),
+    Grant(metadata=Metadata(name="g"), spec=GrantSpec(agent="helper", tool="mail__send")),
     HolderAsked(ledger="", result=""),
     HolderSaid(holds="ended"),
     TextSoFar(turn=1, attempt=1, offset=0, text=""),

@@ -1,0 +1,187 @@
+"""Full examples of what people are asked and answer, and of what has fields for that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from schemas.commands import AskPerson, RunTool, WithdrawQuestion
+from schemas.events import ApprovalGranted
+from schemas.interactions import (
+    AnswerInteraction,
+    InteractionAnswered,
+    InteractionRequested,
+    InteractionStep,
+    PeopleDue,
+)
+from schemas.requests import Accepted
+from schemas.resources import (
+    Agent,
+    AgentSpec,
+    ApprovalRule,
+    ContactChannel,
+    ContactChannelSpec,
+    EmailOptions,
+    EnvVar,
+    Grant,
+    GrantSpec,
+    IMAPOptions,
+    MCPServer,
+    MCPServerSpec,
+    Ref,
+    SlackOptions,
+    SMTPOptions,
+    WebhookOptions,
+)
+from schemas.task import AwaitingTools, CallRef, TaskHeader
+from tests.support.wire_first import AT, FIRST, KEY, LATER, META, TASK
+from tests.support.wire_notifications import NOTIFICATIONS
+from tests.support.wire_second import SECOND
+
+_ARGUMENTS = '{"to":"ada@example.org"}'
+_DIGEST = "sha256-of-the-call"
+_CALL: dict[str, Any] = {"request": "r2", "n": 1, "tool_call_id": "call_1", "tool": "mail__send"}
+_PLACE: dict[str, Any] = {"namespace": "default", "task": "helper-task-abc", "interaction": "r2.1.0"}
+_GATED = CallRef(n=4, id="call_4", tool="mail__send", gate="approval", channel="oncall", approved_seq=31)
+_NEWEST = {type(value): value for release in (FIRST, SECOND, NOTIFICATIONS) for value in release}
+
+
+def _asked(state: TaskHeader) -> msgspec.Struct:
+    """The last release's example with the fields of this one."""
+    parent = msgspec.structs.replace(state.parent, approved_seq=29) if state.parent is not None else None
+    changed: msgspec.Struct = msgspec.structs.replace(state, approved=("mail__send",), parent=parent)
+    return msgspec.structs.replace(changed, calls=(_GATED,)) if isinstance(changed, AwaitingTools) else changed
+
+
+_RESOURCES: tuple[msgspec.Struct, ...] = (
+    Agent(
+        metadata=META,
+        spec=AgentSpec(
+            llm_ref=Ref(name="main"),
+            system="Be brief.",
+            approvals=(
+                ApprovalRule(tools=("mail__*",), when="writes", contact_channel=Ref(name="oncall")),
+                ApprovalRule(tools=("git__*",), when="never"),
+            ),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    MCPServer(
+        metadata=META,
+        spec=MCPServerSpec(transport="stdio", command="server", elicitation=False, elicitation_timeout_s=60.0),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    ContactChannel(
+        metadata=META,
+        spec=ContactChannelSpec(
+            type="webhook",
+            slack=SlackOptions(channel_or_user_id="C1", bot_token_from=KEY, signing_secret_from=KEY),
+            email=EmailOptions(
+                address="ada@example.org",
+                smtp=SMTPOptions(
+                    host="smtp.example",
+                    port=465,
+                    security="tls",
+                    username="bot",
+                    password_from=KEY,
+                    sender="bot@example.org",
+                ),
+                imap=IMAPOptions(
+                    host="imap.example",
+                    port=143,
+                    security="starttls",
+                    username="bot",
+                    password_from=KEY,
+                    mailbox="Replies",
+                ),
+            ),
+            webhook=WebhookOptions(
+                url="https://people.example/ask",
+                signing_secret_from=KEY,
+                headers=(EnvVar(name="X-Team", value="ops"),),
+                timeout_s=5.0,
+            ),
+            description="Whoever is on call.",
+            timeout_s=600.0,
+            on_timeout="escalate",
+            escalate_to=Ref(name="lead"),
+            remind_s=120.0,
+            quorum=2,
+            allowed_responder_ids=("U1", "U2"),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    Grant(
+        metadata=META,
+        spec=GrantSpec(
+            agent="helper",
+            tool="mail__send",
+            digest=_DIGEST,
+            arguments=_ARGUMENTS,
+            by="ada",
+            via="slack",
+            task="helper-task-abc",
+            at=AT,
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+)
+
+PEOPLE: tuple[msgspec.Struct, ...] = (
+    *(_asked(value) for value in _NEWEST.values() if isinstance(value, TaskHeader)),
+    RunTool(**TASK, request="r2", n=1, answer_seq=13, tool="mail__send", approved_seq=31),
+    AskPerson(**TASK, **_CALL, answer_seq=13, kind="approval", channel="oncall"),
+    WithdrawQuestion(namespace="default", task="helper-task-abc", request="r2", n=1, reason="the task was cancelled"),
+    ApprovalGranted(**_CALL, arguments=_ARGUMENTS, digest=_DIGEST, scope="arguments", by="ada", via="slack", at=AT),
+    InteractionRequested(
+        **_PLACE,
+        kind="approval",
+        message="May mail__send be called?",
+        schema={"type": "object"},
+        url="https://example.com/sign-in",
+        agent="helper",
+        tool="mail__send",
+        server="mail",
+        at=AT,
+        expires=LATER,
+        tool_call_id="call_1",
+        arguments=_ARGUMENTS,
+        digest=_DIGEST,
+        choices=("yes", "no"),
+        channel="oncall",
+        quorum=2,
+        allowed=("U1", "U2"),
+        title="Write to Ada",
+    ),
+    InteractionAnswered(
+        **_PLACE,
+        action="accept",
+        content={"answer": "yes"},
+        at=AT,
+        by="ada",
+        via="slack",
+        scope="tool",
+        arguments=_ARGUMENTS,
+        comment="but only this once",
+    ),
+    InteractionStep(
+        interaction="r2.1.0", step=1, channel="lead", at=AT, until=LATER, place="1700000000.000100", reminded=2
+    ),
+    PeopleDue(interaction="r2.1.0", due=LATER),
+    AnswerInteraction(
+        task="helper-task-abc",
+        interaction="r2.1.0",
+        action="decline",
+        content={"answer": "no"},
+        by="ada",
+        via="email",
+        scope="task",
+        arguments=_ARGUMENTS,
+        comment="ask again tomorrow",
+        digest=_DIGEST,
+    ),
+    Accepted(namespace="default", task="my-task", created=False, note="somebody else had answered"),
+    *_RESOURCES,
+)
+"""What the messages look like with all that people are asked."""
