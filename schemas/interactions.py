@@ -82,6 +82,8 @@ class InteractionStep(Wire, frozen=True, kw_only=True, tag="interaction.step.v1"
     at: Instant
     until: Instant | None = None
     """How long it has to answer."""
+    delivered: bool = False
+    """Whether the channel has it; if not, somebody is at it, or died at it."""
     place: str = ""
     """Where the channel keeps the question, in its own words: a message's id, a thread."""
     reminded: int = 0

@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 MOVES_MAX = 32
 """Things done about one question at once."""
+UNSEEN_MAX = 4
+UNSEEN_S = 0.1
+"""How often a wake-up is handed back whose question is not seen; in all, that is some 3 seconds."""
 AGAIN_MIN_S = 2.0
 AGAIN_MAX_S = 300.0
 """How soon a channel is tried again that could not be reached: later each time."""
@@ -82,20 +85,23 @@ class Desk:
     async def ask(self, place: Place, command: AskPerson, seq: int) -> None:
         """Ask people about a call, unless that was done or nobody waits for it."""
         log = self._bus.log(place.task.partition)
-        asked = await self._asked(log, place)
+        asked = await self._asked(log, place, at_least=seq)
         if asked is None:
             asked = await self._ask(log, place, command, seq)
         if asked is not None:
             await self.go_on(place, asked)
 
-    async def go_on(self, place: Place, asked: InteractionRequested) -> None:
-        """Do what is to be done about a question now, and see to it that it is looked at again."""
+    async def go_on(self, place: Place, asked: InteractionRequested, due: datetime | None = None) -> None:
+        """Do what is to be done about a question now, and see to it that it is looked at again.
+
+        It is `due` at least, whatever the clock of this machine says: the server never wakes anybody early.
+        """
         log = self._bus.log(place.task.partition)
         for _ in range(MOVES_MAX):
             if await log.get(place.answered) is not None:
                 return
             steps = await self._steps(log, place)
-            now = self._bus.clock.now()
+            now = self._bus.clock.now() if due is None else max(self._bus.clock.now(), due)
             move = next_move(asked, steps, lambda name: self._channels.spec(ChannelKey(asked.namespace, name)), now)
             try:
                 match move:
@@ -117,10 +123,10 @@ class Desk:
                 return
         raise Broken(f"question {asked.interaction} of {asked.namespace}/{asked.task} goes round in circles")
 
-    async def withdraw(self, place: Place, reason: str) -> None:
-        """Nobody waits for an answer any more."""
+    async def withdraw(self, place: Place, reason: str, seq: int = 0) -> None:
+        """Nobody waits for an answer any more; said at `seq`."""
         log = self._bus.log(place.task.partition)
-        asked = await self._asked(log, place)
+        asked = await self._asked(log, place, at_least=seq)
         if asked is None:
             return
         answered = InteractionAnswered(
@@ -134,10 +140,10 @@ class Desk:
         )
         await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
 
-    async def answered(self, place: Place, answered: InteractionAnswered) -> None:
+    async def answered(self, place: Place, answered: InteractionAnswered, seq: int) -> None:
         """A question has its answer: the call goes on, or has its result; and the channels show that it is over."""
         log = self._bus.log(place.task.partition)
-        asked = await self._asked(log, place)
+        asked = await self._asked(log, place, at_least=seq)
         if asked is None or asked.kind == "elicitation":
             return
         outcome = outcome_of(asked, answered)
@@ -152,19 +158,21 @@ class Desk:
                 subject = place.task.tool_event(place.request, place.n)
                 await log.record(Outgoing(subject, encode(outcome), trace_headers()))
         await self._bus.timers.cancel(place.task.people_timer(place.timer))
-        for step in await self._steps(log, place):
+        for step in await self._steps(log, place, at_least=seq):
             await self._close(place, asked, step, answered)
 
-    async def wake(self, place: Place) -> None:
-        """A wake-up: look what is to be done."""
+    async def wake(self, place: Place, due: datetime, delivered: int) -> None:
+        """A wake-up: look what is to be done. A question that is not seen yet is waited for a little."""
         asked = await self._asked(self._bus.log(place.task.partition), place)
         if asked is not None:
-            await self.go_on(place, asked)
+            await self.go_on(place, asked, due)
+        elif delivered <= UNSEEN_MAX:
+            raise RetryLater(f"question {place.asked} is not seen yet", after_s=UNSEEN_S * 2**delivered)
 
     # --- asking ---
 
-    async def _asked(self, log: Log, place: Place) -> InteractionRequested | None:
-        entry = await log.get(place.asked)
+    async def _asked(self, log: Log, place: Place, *, at_least: int = 0) -> InteractionRequested | None:
+        entry = await log.get(place.asked, at_least=at_least)
         return decode(entry.data, InteractionRequested) if entry is not None else None
 
     async def _ask(self, log: Log, place: Place, command: AskPerson, seq: int) -> InteractionRequested | None:
@@ -186,12 +194,14 @@ class Desk:
         except Unaskable as why:
             await self._fail(log, place, command, f"Nobody was asked: {why}", at)
             return None
-        await log.record(Outgoing(place.asked, encode(asked), trace_headers()))
+        recorded_at = await log.record(Outgoing(place.asked, encode(asked), trace_headers()))
+        if recorded_at is None:
+            raise RetryLater(f"question {place.asked} was just asked by another replica", after_s=0.2)
         logger.info(
             "people are asked about %s via %s", command.tool, command.channel, extra={"action": "interaction.asked"}
         )
         await self._tell(place, asked)
-        return await self._asked(log, place) or asked
+        return asked
 
     async def fail(self, place: Place, command: AskPerson, text: str) -> None:
         """Give a call its result that people cannot be asked about."""
@@ -223,20 +233,31 @@ class Desk:
 
     async def _deliver(self, log: Log, place: Place, asked: InteractionRequested, move: Deliver) -> None:
         key = ChannelKey(asked.namespace, move.channel)
+        subject = place.task.interaction_step(place.request, place.n, place.k, move.step)
+        step = InteractionStep(
+            interaction=asked.interaction, step=move.step, channel=move.channel, at=self._bus.clock.now()
+        )
+        seq = await log.record(Outgoing(subject, encode(step), trace_headers()))
+        if seq is None:
+            entry = await log.get(subject)
+            if entry is None or decode(entry.data, InteractionStep).delivered:
+                raise RetryLater(f"question {place.asked} was just delivered by another replica", after_s=0.2)
+            seq = entry.seq
         question = self._question(place, asked, move.step, thread=await self._thread(log, place, move.channel))
         where = await self._channels.get(key).deliver(question)
         spec = self._channels.spec(key)
         now = self._bus.clock.now()
-        step = InteractionStep(
-            interaction=asked.interaction,
-            step=move.step,
-            channel=move.channel,
+        done = msgspec.structs.replace(
+            step,
+            delivered=True,
             at=now,
             until=now + timedelta(seconds=spec.timeout_s) if spec is not None and spec.timeout_s is not None else None,
             place=where,
         )
-        subject = place.task.interaction_step(place.request, place.n, place.k, move.step)
-        await log.record(Outgoing(subject, encode(step), trace_headers()))
+        try:
+            await log.write(Outgoing(subject, encode(done), trace_headers()), expected=seq)
+        except Conflict as error:
+            raise RetryLater(f"question {place.asked} was just delivered by another replica") from error
 
     async def _remind(self, log: Log, place: Place, asked: InteractionRequested, step: InteractionStep) -> None:
         subject = place.task.interaction_step(place.request, place.n, place.k, step.step)
@@ -292,16 +313,16 @@ class Desk:
         except Conflict:
             logger.debug("%s was there", key)
 
-    async def _steps(self, log: Log, place: Place) -> list[InteractionStep]:
+    async def _steps(self, log: Log, place: Place, *, at_least: int = 0) -> list[InteractionStep]:
         filter_ = place.task.interaction_step(place.request, place.n, place.k, -1).removesuffix("-1") + "*"
-        steps = [decode(entry.data, InteractionStep) for entry in await log.last([filter_])]
+        steps = [decode(entry.data, InteractionStep) for entry in await log.last([filter_], at_least=at_least)]
         return sorted(steps, key=lambda step: step.step)
 
     async def _thread(self, log: Log, place: Place, channel: str) -> str:
         """Where the first question of the task in this channel is: later ones are kept with it."""
         entries = await log.last([f"{place.task.root}.int.{place.task.task}.*.*.*.step.*"])
         places = (decode(entry.data, InteractionStep) for entry in entries)
-        return next((step.place for step in places if step.channel == channel), "")
+        return next((step.place for step in places if step.channel == channel and step.delivered), "")
 
     def _question(self, place: Place, asked: InteractionRequested, step: int, *, thread: str = "") -> Question:
         return Question(asked=asked, step=step, partition=place.task.partition, thread=thread)

@@ -42,7 +42,7 @@ class People:
                 withdrawal = decode(inbound.data, WithdrawQuestion)
                 place = Place(task, withdrawal.request, withdrawal.n)
                 _check(inbound, task.withdraw_command(withdrawal.request, withdrawal.n))
-                await self._desk.withdraw(place, withdrawal.reason)
+                await self._desk.withdraw(place, withdrawal.reason, inbound.seq)
                 return
             command = decode(inbound.data, AskPerson)
             _check(inbound, task.ask_command(command.request, command.n))
@@ -56,14 +56,15 @@ class People:
             answered = decode(inbound.data, InteractionAnswered)
             place = _place(task, answered.interaction)
             _check(inbound, place.answered)
-            await self._desk.answered(place, answered)
+            await self._desk.answered(place, answered, inbound.seq)
 
     async def on_timer(self, inbound: Inbound) -> None:
         """A wake-up about a question."""
         await self._resources.loaded()
         task = task_of(inbound.subject)
         with self._span(inbound, task, "person.wake"):
-            await self._desk.wake(_place(task, decode(inbound.data, PeopleDue).interaction))
+            wake_up = decode(inbound.data, PeopleDue)
+            await self._desk.wake(_place(task, wake_up.interaction), wake_up.due, inbound.delivered)
 
     async def on_dead_ask(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """People cannot be asked: the call has that as its result, so that its task goes on."""

@@ -59,6 +59,8 @@ def next_move(
     if not steps:
         return Deliver(0, asked.channel)
     last = steps[-1]
+    if not last.delivered:
+        return Deliver(last.step, last.channel)
     spec = channel_of(last.channel)
     if last.until is not None and now >= last.until:
         return _after(asked, steps, spec, now)
