@@ -26,6 +26,7 @@ class Claim(Wire, frozen=True, kw_only=True):
     """Room that is kept for the call that has waited longest in its line."""
 
     name: str
+    """`<namespace>/<task>.<turn>`."""
     since: Instant
     """When it began to wait."""
     tokens: int
@@ -77,7 +78,7 @@ class Flow(Wire, frozen=True, kw_only=True):
     seconds: dict[str, tuple[int, int]] = {}
     """Requests and tokens by the second (of Unix time) in which they were let through, for a minute."""
     under_way: dict[str, Reservation] = {}
-    """By the call's name: `<namespace>/<task>.<turn>`."""
+    """By the call's name: `<namespace>/<task>.<turn>.<attempt>`."""
     shares: dict[str, Share] = {}
     """By namespace."""
     served: float = 0.0

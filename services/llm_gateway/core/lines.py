@@ -63,6 +63,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str
     name: str
+    """Of this attempt: a delivery that comes again has the same."""
+    waiter: str = ""
+    """What waits, over all attempts; absent: `name`."""
     input_tokens: int
     output_tokens_max: int
     """Room for the answer; how much of it is needed is learned."""
@@ -74,6 +77,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     """Of its namespace."""
     pricing: Pricing | None = None
+
+    @property
+    def waits_as(self) -> str:
+        """Who has the claim, if this call has one."""
+        return self.waiter or self.name
 
 
 class Parked(NamedTuple):
@@ -133,7 +141,7 @@ def serve(flow: F, standing: Standing) -> F:
     ask, now = standing.ask, standing.now
     share = flow.shares.get(ask.namespace, Share())
     lines: dict[Priority, Line] = {
-        priority: msgspec.structs.replace(line, claim=None) if line.claim and line.claim.name == ask.name else line
+        priority: msgspec.structs.replace(line, claim=None) if line.claim and line.claim.name == ask.waits_as else line
         for priority, line in share.lines.items()
         if _is_busy(line, now) or _claim(line, now)
     }
@@ -151,7 +159,7 @@ def park(flow: F, standing: Standing, wanting: Wanting) -> tuple[F, Parked]:
     gap = timedelta(seconds=_gap_s(flow, standing))
     nap_s = max(NAP_S, (now - standing.since).total_seconds())
     if (at - now).total_seconds() > nap_s:
-        at = now + timedelta(seconds=nap_s * _between(0.5, 1.0, f"{ask.name}/{now.timestamp():.0f}"))
+        at = now + timedelta(seconds=nap_s * _between(0.5, 1.0, f"{ask.waits_as}/{now.timestamp():.0f}"))
     elif ask.since is None:
         line = msgspec.structs.replace(line, tail=at + gap)
     elif not _is_mine(line.claim, ask):
@@ -196,7 +204,7 @@ def _ahead_of(flow: Flow, ask: Ask, start: float, now: datetime) -> Iterator[Cla
         theirs = start if namespace == ask.namespace else _start(flow, namespace, share.weight)
         for priority, line in share.lines.items():
             claim = _claim(line, now)
-            if claim is None or claim.name == ask.name:
+            if claim is None or claim.name == ask.waits_as:
                 continue
             if namespace == ask.namespace:
                 goes_first = (-_rank(priority, claim.since, now), claim.since) < mine
@@ -214,15 +222,15 @@ def _claimed(line: Line, standing: Standing, at: datetime) -> Claim | None:
     """Who has the line's claim after this call was given a time: whoever has waited longest and looks soon."""
     ask, now = standing.ask, standing.now
     held = _claim(line, now)
-    if held is not None and held.name != ask.name and held.since <= standing.since:
+    if held is not None and held.name != ask.waits_as and held.since <= standing.since:
         return held
     if (at - now).total_seconds() > max(NEAR_S, 3 * standing.cost_s):
         return None if _is_mine(held, ask) else held
-    return Claim(name=ask.name, since=standing.since, tokens=standing.tokens, until=at + timedelta(seconds=GRACE_S))
+    return Claim(name=ask.waits_as, since=standing.since, tokens=standing.tokens, until=at + timedelta(seconds=GRACE_S))
 
 
 def _is_mine(claim: Claim | None, ask: Ask) -> bool:
-    return claim is not None and claim.name == ask.name
+    return claim is not None and claim.name == ask.waits_as
 
 
 # --- when the others look again -----------------------------------------------------------

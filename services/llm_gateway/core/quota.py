@@ -104,7 +104,7 @@ def _day_spent(flow: NamespaceFlow, quota: QuotaSpec, ask: Ask, now: datetime) -
 def _spent(error: str, ask: Ask, now: datetime, *, never: bool, passing: bool) -> DaySpent:
     if never:
         return DaySpent(error, None)
-    spread = zlib.crc32(ask.name.encode()) / 2**32
+    spread = zlib.crc32(ask.waits_as.encode()) / 2**32
     if passing:
         return DaySpent(error, SOON_S * (0.5 + spread / 2), passing=True)
     return DaySpent(error, _until_tomorrow_s(now) + DAWN_S * spread)

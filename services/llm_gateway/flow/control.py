@@ -174,10 +174,12 @@ class FlowControl:
     def _ask(self, attempt: Attempt) -> Ask:
         task, state = attempt.task, attempt.state
         quota = self._quota(task.namespace)
+        waiter = f"{task.namespace}/{task.task}.{attempt.place.turn}"
         lasts = timedelta(seconds=timeout_s_of(attempt.llm.spec) + MARGIN_S)
         return Ask(
             namespace=task.namespace,
-            name=f"{task.namespace}/{task.task}.{attempt.place.turn}",
+            name=f"{waiter}.{attempt.place.attempt}",
+            waiter=waiter,
             input_tokens=attempt.tokens,
             output_tokens_max=attempt.room,
             expires=self._clock.now() + lasts,

@@ -161,6 +161,20 @@ async def test_what_a_call_used_is_settled_afterwards() -> None:
         assert (await namespace_flow(rig)).tokens == 50
 
 
+async def test_an_attempt_that_follows_at_once_does_not_spoil_the_count_of_the_one_before() -> None:
+    async with gateway(LLMLimits(tokens_per_minute=100_000), quota=QuotaSpec(max_tokens_per_day=10_000)) as rig:
+        task = await asked(rig, "job")
+        await task.answered()
+        await task.ask(1, 2)
+        await task.answered(1, 2)
+
+        async def settled() -> bool:
+            return (await namespace_flow(rig)).tokens == 100 and not (await pools(rig))[0].under_way
+
+        await until(settled, "both are settled")
+        assert sum(tokens for _, tokens in (await pools(rig))[0].seconds.values()) == 100
+
+
 async def test_a_call_that_the_provider_refused_costs_a_request_and_no_tokens() -> None:
     reply = ScriptedReply(fail=ScriptedFailure(status=400, times=9))
     async with gateway(LLMLimits(tokens_per_minute=100_000), reply=reply) as rig:

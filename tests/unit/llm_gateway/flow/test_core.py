@@ -231,6 +231,19 @@ def test_room_is_kept_for_whoever_has_waited_longest() -> None:
     pool.admitted("first", now=woken, since=at(0))
 
 
+def test_a_claim_is_its_tasks_over_all_attempts() -> None:
+    pool = Pool(LLMLimits(requests_per_minute=60))
+    for n in range(5):
+        pool.admitted(f"t{n}")
+    first = pool.parked("first.1", waiter="first")
+    (line,) = pool.flow.shares["team"].lines.values()
+    assert line.claim is not None
+    assert line.claim.name == "first"
+    pool.admitted("first.2", waiter="first", now=first.for_s + 0.2, since=at(0.01))
+    (line,) = pool.flow.shares["team"].lines.values()
+    assert line.claim is None
+
+
 def test_higher_priorities_go_first_until_a_call_has_waited_for_long() -> None:
     pool = Pool(LLMLimits(requests_per_minute=60))
     while isinstance(high := pool.ask("high", priority="high"), Admitted):
