@@ -16,7 +16,7 @@ import msgspec
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import sampling, timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after
-from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
+from services.llm_gateway.providers.base import Checked, OnText, Setup, listed, unverified
 from services.llm_gateway.providers.environment import LOG_LEVELS, PREFIXES, hidden
 from services.llm_gateway.providers.messages_answer import Answer, Incomplete
 from services.llm_gateway.providers.messages_format import request_body
@@ -50,6 +50,10 @@ STATUSES = {
 """What an error in the middle of a stream would have been as a status."""
 
 
+UNREADABLE = (anthropic.AnthropicError, httpx2.HTTPError, OSError, ValueError, RecursionError)
+"""What the SDK raises for a call that brings nothing that can be read."""
+
+
 class AnthropicModel:
     """The `Provider` of the family `anthropic`."""
 
@@ -80,12 +84,12 @@ class AnthropicModel:
             )
             async with stream:
                 async for event in stream:
-                    if text := answer.add(event.to_dict(mode="json", warnings=False)):
+                    if text := answer.add(_fields(event)):
                         on_text(text)
             return answer.reply()
         except Incomplete as error:
             raise CallFailed(network_failure("anthropic", str(error), usage=answer.usage)) from error
-        except (anthropic.AnthropicError, httpx2.HTTPError, OSError, ValueError, msgspec.ValidationError) as error:
+        except (*UNREADABLE, msgspec.ValidationError) as error:
             raise CallFailed(self._failure(error, answer)) from error
 
     async def check(self) -> Checked:
@@ -96,9 +100,9 @@ class AnthropicModel:
             if why := unverified(error.status_code, self._setup.endpoint):
                 return Checked(unverified=why)
             raise CallFailed(self._failure(error, None)) from error
-        except (anthropic.AnthropicError, httpx2.HTTPError, OSError, ValueError) as error:
+        except (*UNREADABLE, AttributeError, TypeError) as error:  # the SDK stumbles over a list that is no object
             raise CallFailed(self._failure(error, None)) from error
-        return Checked(models=frozenset(str(model.id) for model in page.data or ()))
+        return listed(page)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -142,6 +146,13 @@ def _headers(setup: Setup, *, with_sampling: bool) -> dict[str, Any]:
     elif not setup.endpoint.official:
         headers["X-Api-Key"] = setup.api_key  # where compatible servers look; the SDK sends a bearer token
     return headers
+
+
+def _fields(event: object) -> dict[str, Any]:
+    """What an event says; raises `ValueError` for what is no object, which the SDK hands on as it is."""
+    if not isinstance(event, anthropic.BaseModel):
+        raise ValueError(f"{type(event).__name__} instead of an object")  # noqa: TRY004 - of what was sent, not of ours
+    return event.to_dict(mode="json", warnings=False)
 
 
 def _root(error: BaseException) -> str:

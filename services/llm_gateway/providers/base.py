@@ -53,6 +53,15 @@ def unverified(status: int, endpoint: Endpoint) -> str:
     return "the server lists no models" if status in NO_LIST and not lists_models else ""
 
 
+def listed(page: object) -> Checked:
+    """What a list of models says; one that cannot be read says nothing about the key."""
+    data = getattr(page, "data", None)
+    if not isinstance(data, list):
+        return Checked(unverified="the server lists no models")
+    ids = (getattr(model, "id", None) for model in data)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # whatever a server sent
+    return Checked(models=frozenset(id_.removeprefix("models/") for id_ in ids if isinstance(id_, str)))
+
+
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider is made of."""
 

@@ -15,7 +15,7 @@ from schemas.messages import Usage
 from services.llm_gateway.core.calls import CallFailed, Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import timeout_s_of
 from services.llm_gateway.core.failures import http_failure, network_failure, retry_after, stream_failure
-from services.llm_gateway.providers.base import Checked, OnText, Setup, unverified
+from services.llm_gateway.providers.base import Checked, OnText, Setup, listed, unverified
 from services.llm_gateway.providers.chat_answer import Answer, Incomplete
 from services.llm_gateway.providers.chat_format import extra_body, request_body
 from services.llm_gateway.providers.environment import LOG_LEVELS, PREFIXES, hidden
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 NO_KEY = "none"
 """The SDK wants a key; a server that wants none is sent no header."""
+
+
+UNREADABLE = (openai.OpenAIError, OSError, ValueError, RecursionError)
+"""What the SDK raises for a call that brings nothing that can be read."""
 
 
 class OpenAIModel:
@@ -58,12 +62,12 @@ class OpenAIModel:
             )
             async with stream:
                 async for chunk in stream:
-                    if text := answer.add(chunk.to_dict(mode="json", warnings=False)):
+                    if text := answer.add(_fields(chunk)):
                         on_text(text)
             return answer.reply()
         except Incomplete as error:
             raise CallFailed(network_failure(self._name, str(error), usage=answer.usage)) from error
-        except (openai.OpenAIError, OSError, ValueError, msgspec.ValidationError) as error:
+        except (*UNREADABLE, msgspec.ValidationError) as error:
             raise CallFailed(self._failure(error, answer)) from error
 
     async def check(self) -> Checked:
@@ -74,11 +78,11 @@ class OpenAIModel:
             if why := unverified(error.status_code, self._setup.endpoint):
                 return Checked(unverified=why)
             raise CallFailed(self._failure(error, None)) from error
-        except (openai.OpenAIError, OSError, ValueError) as error:
+        except (*UNREADABLE, AttributeError, TypeError) as error:  # the SDK stumbles over a list that is no object
             raise CallFailed(self._failure(error, None)) from error
         if self._setup.endpoint.azure is not None:
             return Checked()  # lists base models, while ours is the name of a deployment
-        return Checked(models=frozenset(str(model.id).removeprefix("models/") for model in page.data or ()))
+        return listed(page)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -142,6 +146,13 @@ def _credential(setup: Setup) -> str | Callable[[], Awaitable[str]]:
 
 def _usage_of(answer: Answer | None) -> Usage | None:
     return answer.usage if answer is not None else None
+
+
+def _fields(chunk: object) -> dict[str, Any]:
+    """What an event says; raises `ValueError` for what is no object, which the SDK hands on as it is."""
+    if not isinstance(chunk, openai.BaseModel):
+        raise ValueError(f"{type(chunk).__name__} instead of an object")  # noqa: TRY004 - of what was sent, not of ours
+    return chunk.to_dict(mode="json", warnings=False)
 
 
 def _root(error: BaseException) -> str:

@@ -201,6 +201,25 @@ async def test_a_server_without_a_list_is_accepted_and_said_to_be_unverified(
     assert "not verified" in status.status_detail
 
 
+@pytest.mark.parametrize(
+    "body",
+    [{"data": [1, None, {"noid": 1}]}, {"data": "x"}, {"data": {}}, {}, [1], "<html>Log in</html>", "17"],
+    ids=str,
+)
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_a_list_that_is_none_tells_nothing_and_breaks_nothing(
+    gateway: GatewayRig, server: ProviderServer, provider: Any, body: Any
+) -> None:
+    server.models = Reply(200, body)
+    url = server.url if provider == "anthropic" else server.openai_url
+    await apply_llm(gateway.store, LLMSpec(provider=provider, parameters=LLMParameters(model="m", base_url=url)))
+    status = await gateway.llm_status()
+    if status.ready:
+        assert "not verified: the server lists no models" in status.status_detail or "noid" in str(body)
+    else:
+        assert "cannot be read" in status.status_detail
+
+
 async def test_a_rate_limit_on_the_list_does_not_make_a_key_bad(gateway: GatewayRig, server: ProviderServer) -> None:
     server.models = Reply(429, SERVER_ERROR_CHAT)
     await apply_llm(gateway.store, openai(server))

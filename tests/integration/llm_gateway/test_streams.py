@@ -434,6 +434,32 @@ async def test_a_page_instead_of_a_stream_is_the_networks(
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        *("[]", "[1]", '"text"', "17", "null", "{}", "true", "NaN", '{"choices": "x"}', '{"choices": [null]}'),
+        *('{"choices": [[]]}', '{"choices": [{"delta": "x"}]}', '{"choices": [{"delta": {"content": {"a": 1}}}]}'),
+        *('{"choices": [{"delta": {"tool_calls": [null]}}]}', '{"usage": "x"}', '{"error": null}', '{"error": []}'),
+        *('{"type": 3}', '{"type": "message_start", "message": "x"}', '{"type": "content_block_start", "index": "x"}'),
+        *('{"type": "content_block_delta", "delta": [1]}', '{"type": "message_delta", "usage": []}'),
+        *("[" * 100_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "9" * 5000, '{"id": "\\ud800"}', "x", ""),
+    ],
+    ids=lambda data: data[:40],
+)
+@pytest.mark.parametrize("family", ["openai", "anthropic"])
+async def test_whatever_comes_in_the_middle_the_call_ends_as_an_answer_or_a_failure(
+    gateway: GatewayRig, server: ProviderServer, family: str, data: str
+) -> None:
+    events = WHOLE[family]
+    strange = sse(data, "message_start" if family == "anthropic" else "")
+    came = await outcome(gateway, server, family, Stream([*events[:2], strange, *events[2:]]))
+    if isinstance(came, ModelAnswered):
+        assert came.message.content == TEXT
+    else:
+        assert isinstance(came, ModelFailed)
+        assert (came.failure, came.cause) in {("transient", "network"), ("transient", "other")}
+
+
+@pytest.mark.parametrize(
     ("family", "body"),
     [
         ("openai", chat_error("This model's maximum context length is 9 tokens.", code="context_length_exceeded")),

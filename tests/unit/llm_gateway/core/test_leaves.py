@@ -28,10 +28,12 @@ from services.llm_gateway.core.answers import derived_id, fitting_id, fitting_na
 from services.llm_gateway.core.calls import ModelRequest
 from services.llm_gateway.core.cost import priced
 from services.llm_gateway.core.endpoints import BadSpec, endpoint_of, parameters_of, timeout_s_of, unsent
+from services.llm_gateway.core.failures import http_failure, stream_failure
 from services.llm_gateway.core.moments import moment
 from services.llm_gateway.core.offers import arguments_object
 from services.llm_gateway.core.offers import parameters_of as schema_of
 from services.llm_gateway.providers import chat_format, messages_format
+from services.llm_gateway.providers.words import said
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 HEADER: dict[str, Any] = {
@@ -230,10 +232,37 @@ def test_what_was_kept_and_does_not_fit_is_left_out(opaque: str) -> None:
     body = messages_format.request_body(endpoint, "m", parameters_of(given), ModelRequest(messages=(message,)))
     assert [block["type"] for block in body["messages"][0]["content"]] == ["text", "tool_use"]
     chat = msgspec.structs.replace(message, opaque_for="openai")
-    said = chat_format.request_body(
+    body = chat_format.request_body(
         endpoint_of(spec("openai")), "m", parameters_of(given), ModelRequest(messages=(chat,))
     )
-    assert said["messages"][0].keys() == {"role", "content", "tool_calls"}
+    assert body["messages"][0].keys() == {"role", "content", "tool_calls"}
+
+
+# --- what providers say -------------------------------------------------------------------
+
+SAID = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "detail", "details", "code", "type", "status", "innererror", "x"])
+            | st.sampled_from(["violations", "quotaId", "reason", "error_code"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(SAID, st.sampled_from([400, 401, 402, 404, 408, 409, 413, 429, 500, 503, 529]))
+def test_whatever_an_error_says_it_is_a_failure(body: object, status: int) -> None:
+    found = said(body, "sk-secret")
+    assert all(isinstance(code, str) and code for code in found.codes)
+    failure = http_failure("p", status, found.words, codes=found.codes)
+    assert failure.error.startswith("p ")
+    assert not (failure.transient and failure.cause in ("contextTooLong", "quotaExhausted", "authentication"))
+    assert stream_failure("p", found.words, codes=found.codes, status=found.status).error.startswith("p ")
 
 
 # --- moments ----------------------------------------------------------------------------
