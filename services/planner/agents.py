@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from schemas.approvals import is_granted
 from schemas.messages import Message, SystemMessage, ToolCall, UserMessage
 from schemas.requests import TaskSpec
-from schemas.resources import Agent, Grant, MCPServer, ResourceStatus
+from schemas.resources import Agent, ResourceStatus
 from schemas.subjects import ResourceKey
 from schemas.task import AwaitingModel
 from schemas.tools import OfferedTool, agent_tools
@@ -19,7 +18,7 @@ from services.planner.core.approvals import gates_of
 from services.planner.core.inputs import Gate
 from services.planner.core.readiness import READY, Verdict, evaluate
 from services.runtime.errors import RetryLater
-from services.runtime.resources import tools_of
+from services.runtime.resources import approver_of, is_approved_for_good, tools_of
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -74,22 +73,14 @@ class Agents:
                 tools = agent_tools(agent.spec, partial(tools_of, self._resources, state.namespace))
             return tools.get(name)
 
-        def server_channel(name: str) -> str:
-            server = self._resources.get(MCPServer, state.namespace, name)
-            channel = server.spec.approval_contact_channel if server is not None else None
-            return channel.name if channel is not None else ""
-
-        servers = any(server_channel(ref.name) for ref in agent.spec.mcp_servers)
-        if not (agent.spec.approvals or agent.spec.human_contact_channels or servers):
-            return {}
+        def approver(tool: OfferedTool) -> str:
+            return approver_of(self._resources, agent, tool)
 
         def granted(call: ToolCall) -> bool:
-            if call.name in state.approved:
-                return True
-            grants = (grant for grant, _ in self._resources.all(Grant) if grant.metadata.namespace == state.namespace)
-            return any(is_granted(grant, state.agent, call.name, call.arguments) for grant in grants)
+            by_task = call.name in state.approved
+            return by_task or is_approved_for_good(self._resources, agent, call.name, call.arguments)
 
-        return gates_of(agent.spec, calls, offered=offered, server_channel=server_channel, granted=granted)
+        return gates_of(calls, offered=offered, approver=approver, granted=granted)
 
     def start(self, woken: Woken) -> None:
         """Keep statuses true from now on; call `woken` with the agents that became ready, by namespace and name."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from schemas import subjects
+from schemas.approvals import approving_channel, is_granted
 from schemas.resources import (
     LLM,
     Agent,
@@ -25,7 +26,7 @@ from schemas.resources import (
     Toolset,
 )
 from schemas.subjects import ResourceKey
-from schemas.tools import contact_tool, delegate_tool
+from schemas.tools import OfferedTool, contact_tool, delegate_tool
 from schemas.toolsets import builtin_toolset, toolset_tools
 from schemas.wire import Malformed, decode, encode
 from services.runtime.errors import Conflict
@@ -213,6 +214,25 @@ def tools_of(resources: Resources, namespace: str, kind: str, name: str) -> tupl
         return (contact_tool(channel.spec),) if channel is not None else ()
     status = resources.status(kind, namespace, name)
     return status.tools if status is not None else ()
+
+
+def approver_of(resources: Resources, agent: Agent, tool: OfferedTool) -> str:
+    """The contact channel that has to approve a call of an agent's tool; empty: none has to."""
+    namespace = agent.metadata.namespace
+
+    def server_channel(name: str) -> str:
+        server = resources.get(MCPServer, namespace, name)
+        channel = server.spec.approval_contact_channel if server is not None else None
+        return channel.name if channel is not None else ""
+
+    return approving_channel(agent.spec, tool, server_channel)
+
+
+def is_approved_for_good(resources: Resources, agent: Agent, tool: str, arguments: str) -> bool:
+    """Whether people have approved such calls until somebody revokes it."""
+    name, namespace = agent.metadata.name, agent.metadata.namespace
+    grants = (grant for grant, _ in resources.all(Grant) if grant.metadata.namespace == namespace)
+    return any(is_granted(grant, name, tool, arguments) for grant in grants)
 
 
 def _observed(entry: StoreEntry) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from schemas import ids
 from schemas.commands import RunTool
 from schemas.dead_letters import DeadReason
-from schemas.events import ModelAnswered, ToolFinished, ToolOutput
+from schemas.events import ApprovalGranted, ModelAnswered, ToolFinished, ToolOutput
 from schemas.messages import ToolCall
 from schemas.subjects import STOP_ALL, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, State, decode_state
@@ -58,6 +58,10 @@ BUSY_MAX_S = 10.0
 RECORD_PATIENCE_S = 30.0
 """How long a result in hand is tried to be recorded before the message is handed back."""
 RECORD_PAUSE_S = 0.2
+UNAPPROVED = (
+    "Not done: people have to approve this call, and could not be asked, because the agent was just being changed."
+    " Call it again."
+)
 STOPPED = "The task was stopped before this call had an answer; it may or may not have taken effect."
 
 
@@ -256,12 +260,36 @@ class ToolCommands:
         calls = decode(entry.data, ModelAnswered).message.tool_calls
         if not 1 <= run.n <= len(calls):
             raise Broken(f"{command.name}: the model's answer {run.answer_seq} has {len(calls)} tool calls")
-        return calls[run.n - 1]
+        call = calls[run.n - 1]
+        return call if not run.approved_seq else await self._approved(command, call)
+
+    async def _approved(self, command: Command, call: ToolCall) -> ToolCall:
+        """The call as people approved it: that very call, with the arguments that they saw or made."""
+        (entry,) = await command.log.read([command.run.approved_seq])
+        approval = decode(entry.data, ApprovalGranted)
+        where = command.subjects.approval_event(command.run.request, command.run.n)
+        bound = ids.call_digest(call.name, approval.arguments)
+        if entry.subject != where or approval.tool != call.name or approval.digest != bound:
+            raise Broken(f"{command.name}: the approval at {command.run.approved_seq} is for something else")
+        return msgspec.structs.replace(call, arguments=approval.arguments)
+
+    async def _is_unapproved(self, command: Command, asked: ToolCall) -> bool:
+        """Whether people should have been asked about a call, and were not.
+
+        The planner asks them; it cannot if it does not know the agent or the tool just when the model has answered.
+        """
+        run = command.run
+        if run.approved_seq or not self._resolver.approver(run.namespace, run.agent, asked):
+            return False
+        state = await self._state(command.log, command.subjects, command.inbound)
+        return state is None or asked.name not in state.approved
 
     async def _outcome(self, command: Command, asked: ToolCall) -> Outcome | None:
         run, delivered = command.run, command.inbound.delivered
         try:
             target = self._resolver.resolve(run.namespace, run.agent, asked.name)
+            if await self._is_unapproved(command, asked):
+                return await self._not_made(command, UNAPPROVED)
             values = arguments.parse(asked.arguments)
             arguments.check(target.info.input_schema, values)
             server = self._server(command, target)

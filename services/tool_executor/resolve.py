@@ -13,11 +13,12 @@ from typing import assert_never
 
 import msgspec
 
+from schemas.messages import ToolCall
 from schemas.resources import Agent, MCPServer, ToolInfo, Toolset
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, Via, agent_tools
 from schemas.toolsets import builtin_toolset
-from services.runtime.resources import Resources, tools_of
+from services.runtime.resources import Resources, approver_of, is_approved_for_good, tools_of
 from services.tool_executor.calls import NotNow
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.core.names import unknown_tool
@@ -64,6 +65,15 @@ class Resolver:
                 raise NotNow(why)
             raise BadArguments(unknown_tool(name, table))
         return self._target(namespace, offered)
+
+    def approver(self, namespace: str, agent_name: str, call: ToolCall) -> str:
+        """The contact channel that has to approve a call, for good if it has not been asked; empty: none has to."""
+        agent = self._resources.get(Agent, namespace, agent_name)
+        offered = self._table(agent).get(call.name) if agent is not None else None
+        if agent is None or offered is None:
+            return ""
+        channel = approver_of(self._resources, agent, offered)
+        return "" if channel and is_approved_for_good(self._resources, agent, call.name, call.arguments) else channel
 
     def _on_change(self, key: ResourceKey) -> None:
         if key.kind == "Agent":

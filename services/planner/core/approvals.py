@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from schemas.approvals import ServerChannel, approving_channel
 from schemas.messages import ToolCall
-from schemas.resources import AgentSpec
 from schemas.tools import OfferedTool
 from services.planner.core.inputs import Gate
 
 Offered = Callable[[str], OfferedTool | None]
 """The tool of this name that the agent has, or None."""
+Approver = Callable[[OfferedTool], str]
+"""The contact channel that has to approve calls of a tool; empty: none has to."""
 Granted = Callable[[ToolCall], bool]
 """Whether people have approved such calls before, for this task or for good."""
 
 
-def gates_of(
-    agent: AgentSpec, calls: Sequence[ToolCall], *, offered: Offered, server_channel: ServerChannel, granted: Granted
-) -> dict[int, Gate]:
+def gates_of(calls: Sequence[ToolCall], *, offered: Offered, approver: Approver, granted: Granted) -> dict[int, Gate]:
     """What people are asked about the calls of an answer, by their places (from 1)."""
     found: dict[int, Gate] = {}
     for n, call in enumerate(calls, start=1):
@@ -28,7 +26,7 @@ def gates_of(
         if tool.via == "ContactChannel":
             found[n] = Gate("question", tool.server)
             continue
-        channel = approving_channel(agent, tool, server_channel)
+        channel = approver(tool)
         if channel and not granted(call):
             found[n] = Gate("approval", channel)
     return found

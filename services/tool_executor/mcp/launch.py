@@ -139,11 +139,6 @@ def _check(spec: MCPServerSpec) -> None:
         raise Invalid("timeoutSeconds must be greater than 0")
     if not 0 < spec.elicitation_timeout_s <= ASK_TIMEOUT_S_MAX:
         raise Invalid(f"elicitationTimeoutSeconds must be greater than 0 and {ASK_TIMEOUT_S_MAX:.0f} at most")
-    if spec.approval_contact_channel is not None:
-        raise Invalid(
-            "approvalContactChannel is set, and this version cannot ask for approvals; "
-            "without it the tools of this server would run unapproved"
-        )
 
 
 def _check_command(spec: MCPServerSpec) -> None:
