@@ -13,17 +13,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from schemas.events import ModelAnswered
 from schemas.live import TextDelta
 from schemas.messages import text_of
-from schemas.resources import LLM, Agent, AgentSpec, LLMParameters, LLMSpec, Metadata, Pricing, Ref
-from schemas.task import FinalAnswer
+from schemas.resources import LLM, Agent, AgentSpec, LLMParameters, LLMSpec, Metadata, Pricing, Ref, ServerRef
+from schemas.task import Ended, FinalAnswer
 from schemas.wire import Malformed, decode
 from services.runtime.ports import Signal
 from tests.local_model.server import CONTEXT_TOKENS, MODEL
+from tests.support.mcp_servers.bench import plain
 from tests.support.stack import Stack, stack
 
 PYTHON = os.environ.get("LOCAL_MODEL_PYTHON", "")
@@ -50,15 +52,21 @@ def local_model() -> Generator[str]:
             process.kill()
 
 
-async def declare(running: Stack, address: str) -> None:
+async def declare(
+    running: Stack, address: str, *, tool_calling: Literal["native", "text"] = "native", servers: tuple[str, ...] = ()
+) -> None:
     """The LLM and an agent that uses it."""
     parameters = LLMParameters(
         model=MODEL, base_url=address, temperature=0, max_tokens=TOKENS_MAX, context_tokens=CONTEXT_TOKENS
     )
     pricing = Pricing(input=Decimal(1), output=Decimal(2))
-    spec = LLMSpec(provider="openai", parameters=parameters, pricing=pricing)
+    spec = LLMSpec(provider="openai", parameters=parameters, pricing=pricing, tool_calling=tool_calling)
     await running.stage.apply(LLM(metadata=Metadata(name="local"), spec=spec))
-    agent = AgentSpec(llm_ref=Ref(name="local"), system="You are a helpful assistant. Answer in one short sentence.")
+    agent = AgentSpec(
+        llm_ref=Ref(name="local"),
+        system="You are a helpful assistant. Answer in one short sentence.",
+        mcp_servers=tuple(ServerRef(name=name) for name in servers),
+    )
     await running.stage.apply(Agent(metadata=Metadata(name="helper"), spec=agent))
 
 
@@ -89,3 +97,17 @@ async def test_a_task_is_answered_by_a_real_model(tmp_path: Path) -> None:
     assert 1 <= answer.usage.output_tokens <= TOKENS_MAX
     assert (state.spend.model_calls, state.spend.input_tokens) == (1, answer.usage.input_tokens)
     assert state.spend.cost_usd > 0
+
+
+async def test_a_model_without_function_calling_is_told_of_tools_in_its_instructions(tmp_path: Path) -> None:
+    """One this small seldom calls them; the task ends in any case."""
+    with local_model() as address:
+        async with stack(tmp_path) as running:
+            await declare(running, address, tool_calling="text", servers=("plain",))
+            await running.stage.apply(plain("plain", tmp_path / "record"))
+            task = await running.stage.submit(userMessage="What can you do?", limits={"maxTurns": 3})
+            state = await running.stage.until_state(task, Ended, wait_s=ANSWER_S)
+            answer = decode(await running.stage.stored(task, task.model_event(1, 1)), ModelAnswered)
+    print(f"\n{MODEL}, tools as text: {text_of(answer.message.content)!r}\n{answer.usage}, {type(state).__name__}")
+    assert answer.usage.input_tokens > 100, "the tools are not described"
+    assert answer.usage.output_tokens > 0
