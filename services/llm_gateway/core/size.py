@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.resources import LLM, ContextPolicy
 from services.llm_gateway.core.compaction import Goal
-from services.llm_gateway.core.tokens import HUNDREDTHS, ROOM_DEFAULT, scale_of, tokens_of
+from services.llm_gateway.core.tokens import HUNDREDTHS, ROOM_DEFAULT, SCALE_WEIGHT_MIN, scale_of, tokens_of
 from services.llm_gateway.core.window import Counted
 
 ROOM_SHARE = 8
@@ -95,7 +95,8 @@ def size_of(
         room = min(room, share)
     unseen = 0
     if counted is not None and counted.llm == llm.metadata.name:
-        scale = scale_of(counted.tokens, counted.weight + beside)
+        if counted.weight + beside >= SCALE_WEIGHT_MIN:
+            scale = scale_of(counted.tokens, counted.weight + beside)
         unseen = max(counted.tokens - tokens_of(counted.weight + beside, scale), 0)
     return Size(
         conversation=conversation,

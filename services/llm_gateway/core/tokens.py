@@ -35,6 +35,8 @@ SCALE_MIN = 0.5
 """A count that is lower still leaves something out: what came from a cache, or what images take."""
 SCALE_MAX = 1.5
 """A count that is higher has something in it that does not grow with the text: what a provider tells its models."""
+SCALE_WEIGHT_MIN = 100_000
+"""A request that is lighter says little about the text: most of it is what was put around."""
 FALL = 0.1
 """How far a scale follows a lower one."""
 SCALES_MAX = 1024
@@ -109,7 +111,7 @@ class Scales:
 
     def learn(self, llm: Hashable, counted: int, weight: int) -> None:
         """A request of this weight was counted so by the provider."""
-        if counted <= 0:
+        if counted <= 0 or weight < SCALE_WEIGHT_MIN:
             return
         new = scale_of(counted, weight)
         old = self._scales.pop(llm, new)

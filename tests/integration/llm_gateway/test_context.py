@@ -207,7 +207,7 @@ async def test_a_shorter_conversation_goes_on_with_another_replica(nats: NatsSer
             Stream(chat_stream("", [Call("call_b", "files__read", "{}")])),
             Stream(chat_stream("Done.")),
         )
-        await read_a_file(task, 1, "call_a", "x" * 40_000)
+        await read_a_file(task, 1, "call_a", "x" * 14_000)
         await read_a_file(task, 2, "call_b", "y" * 40_000)
         await task.ask(3)
         step = await task.compacted(3)

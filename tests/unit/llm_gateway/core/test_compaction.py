@@ -389,9 +389,11 @@ def test_what_was_counted_in_the_conversation_is_where_the_estimate_goes_on_from
 def test_what_a_provider_adds_by_itself_does_not_grow_with_the_conversation() -> None:
     counted = Counted("model", 3_000, 40_000)
     small = size(40_000, 10_000, counted=counted)
-    assert (small.tokens, small.unseen) == (3_000, 2_250)
+    assert (small.tokens, small.unseen) == (3_000, 2_500)
     grown = size(240_000, 10_000, counted=counted)
-    assert grown.tokens == 6_000
+    assert grown.tokens == 5_000
+    large = Counted("model", 30_000, 990_000)
+    assert size(1_090_000, None, counted=large).tokens == 31_500
     goal = size(2_000_000, 10_000, counted=counted).goal()
     assert not size(goal.limit, 10_000, counted=counted).is_too_large
     assert size(goal.limit + 1_000, 10_000, counted=counted).is_too_large

@@ -157,8 +157,14 @@ def test_a_count_that_makes_no_sense_is_bounded_or_ignored() -> None:
     assert scales.get("model") == 1.0
     scales.learn("model", 1, 100_000)
     assert scales.get("model") == tokens.SCALE_MIN
-    scales.learn("model", 10**9, 1)
+    scales.learn("model", 10**9, 100_000)
     assert scales.get("model") == tokens.SCALE_MAX
+
+
+def test_a_small_request_says_nothing_about_others() -> None:
+    scales = tokens.Scales()
+    scales.learn("model", 900, tokens.SCALE_WEIGHT_MIN - 1)
+    assert scales.get("model") == 1.0
 
 
 def test_what_is_remembered_of_llms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
