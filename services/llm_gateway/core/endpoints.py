@@ -35,6 +35,7 @@ TELEMETRY_NAMES = {
 AZURE_TELEMETRY_NAME = "azure.ai.openai"
 AZURE_MAX_COMPLETION_TOKENS_SINCE = "2024-09"
 
+OPENAI_DESCRIPTION_LENGTH_MAX = 1024
 THINKING_TOKENS_MIN = 1024
 THINKING_TOP_P_MIN = 0.95
 
@@ -120,6 +121,12 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     def takes_seed(self) -> bool:
         """Anthropic has none."""
         return self.family != "anthropic"
+
+    @property
+    def description_length_max(self) -> int | None:
+        """Characters of a tool's description that OpenAI and Azure take; servers of MCP have longer ones."""
+        is_openai = self.azure is not None or (self.official and self.provider == "openai")
+        return OPENAI_DESCRIPTION_LENGTH_MAX if is_openai else None
 
     @property
     def takes_image_results(self) -> bool:

@@ -45,6 +45,9 @@ from services.llm_gateway.core.offers import arguments_object, parameters_of
 _IDS = re.compile(r"[\x21-\x7e]{1,40}")
 _MISTRAL_IDS = re.compile(r"[A-Za-z0-9]{9}")
 _USER_NAMES = re.compile(r"[A-Za-z0-9_-]{1,64}")
+CUT = " [goes on in the instructions]"
+MORE = "The description of the tool {name} goes on:\n{rest}"
+"""A description that is longer than the provider takes is cut there, and nothing of it is lost."""
 Body = dict[str, Any]
 
 
@@ -66,9 +69,12 @@ def request_body(endpoint: Endpoint, model: str, parameters: Parameters, request
     messages = request.messages
     if wanted is not None and not held:
         messages = with_instructions(messages, instruction(wanted))
+    tools = [_tool(endpoint, tool) for tool in request.tools]
+    if more := [_more(endpoint, tool) for tool in request.tools if _is_cut(endpoint, tool)]:
+        messages = with_instructions(messages, "\n\n".join(more))
     body: Body = {"model": model, "messages": _conversation(endpoint, messages), "stream": True}
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
+    if tools:
+        body["tools"] = tools
     if endpoint.takes_stream_options:
         body["stream_options"] = {"include_usage": True}
     limit = "max_completion_tokens" if endpoint.takes_max_completion_tokens else "max_tokens"
@@ -96,11 +102,26 @@ def extra_body(endpoint: Endpoint, parameters: Parameters) -> Body:
     return {name: value for name, value in extra.items() if value is not None}
 
 
-def _tool(tool: OfferedTool) -> Body:
+def _tool(endpoint: Endpoint, tool: OfferedTool) -> Body:
     function: Body = {"name": tool.name, "parameters": parameters_of(tool.info)}
     if tool.info.description:
         function["description"] = tool.info.description
+    if _is_cut(endpoint, tool):
+        function["description"] = tool.info.description[: _cut_at(endpoint)] + CUT
     return {"type": "function", "function": function}
+
+
+def _is_cut(endpoint: Endpoint, tool: OfferedTool) -> bool:
+    limit = endpoint.description_length_max
+    return limit is not None and len(tool.info.description) > limit
+
+
+def _cut_at(endpoint: Endpoint) -> int:
+    return (endpoint.description_length_max or 0) - len(CUT)
+
+
+def _more(endpoint: Endpoint, tool: OfferedTool) -> str:
+    return MORE.format(name=tool.name, rest=tool.info.description[_cut_at(endpoint) :])
 
 
 def _format(wanted: ResponseFormat) -> Body:

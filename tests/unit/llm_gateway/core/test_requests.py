@@ -296,6 +296,24 @@ def test_effort_and_format_share_the_configuration_of_the_output() -> None:
     assert body["output_config"] == {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}}
 
 
+# --- tools ------------------------------------------------------------------------------------
+
+
+def test_a_description_that_openai_would_refuse_goes_on_in_the_instructions() -> None:
+    words = " ".join(str(n) for n in range(1000))
+    exact = OfferedTool("a__exact", "a", ToolInfo(name="exact", description="x" * 1024))
+    long = OfferedTool("a__long", "a", ToolInfo(name="long", description=words))
+    body = chat(HELLO, tools=(exact, long))
+    sent = [tool["function"]["description"] for tool in body["tools"]]
+    assert [len(description) for description in sent] == [1024, 1024]
+    begun, end = sent[1].removesuffix(chat_format.CUT), system(body)
+    assert end.startswith("Be brief.\n\nThe description of the tool a__long goes on:\n")
+    assert begun + end.split("goes on:\n")[1] == words
+    for elsewhere in (chat(HELLO, "google", tools=(long,)), anthropic(HELLO, tools=(long,))):
+        assert words in str(elsewhere["tools"])
+        assert system(elsewhere) == "Be brief."
+
+
 # --- the cache ----------------------------------------------------------------------------------
 
 
