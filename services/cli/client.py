@@ -15,6 +15,7 @@ import msgspec
 from schemas import subjects
 from schemas.events import TaskSubmitted
 from schemas.ids import InvalidId, check_resource_name, check_token, partition_of
+from schemas.interactions import AnswerInteraction
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
 from schemas.resources import Resource, ResourceStatus
 from schemas.subjects import TaskSubjects
@@ -130,6 +131,10 @@ class Client:
     async def delete_task(self, namespace: str, task: str) -> Accepted:
         """Remove an ended task and everything stored about it."""
         return await self._ask(namespace, "delete", DeleteTask(task=task), {})
+
+    async def answer(self, namespace: str, request: AnswerInteraction) -> Accepted:
+        """Answer an interaction; the same answer again is no other one."""
+        return await self._ask(namespace, "answer", request, {})
 
     async def _ask(self, namespace: str, verb: str, request: msgspec.Struct, headers: dict[str, str]) -> Accepted:
         """Ask a planner; again if none answers, because every request may be repeated."""

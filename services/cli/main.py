@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schemas.wire import Malformed
-from services.cli.commands import deadletters, resources, serving, tasks, usage
+from services.cli.commands import deadletters, inbox, resources, serving, tasks, usage
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
@@ -43,7 +43,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-SETUP, DECLARE, TASKS, REPAIR = "Run it", "Declare and look", "Tasks", "When something is wrong"
+SETUP, DECLARE, TASKS, PEOPLE = "Run it", "Declare and look", "Tasks", "When a task asks you"
+REPAIR = "When something is wrong"
 
 for command in (serving.dev, serving.demo, serving.serve, completion):
     add(app, command, panel=SETUP)
@@ -51,6 +52,8 @@ for command in (resources.apply, resources.get, resources.describe, resources.de
     add(app, command, panel=DECLARE)
 for command in (tasks.run, tasks.submit, tasks.watch, tasks.cancel, tasks.events, usage.usage):
     add(app, command, panel=TASKS)
+for command in (inbox.inbox, inbox.answer):
+    add(app, command, panel=PEOPLE)
 app.add_typer(deadletters.app, name="dlq", rich_help_panel=REPAIR)
 
 
