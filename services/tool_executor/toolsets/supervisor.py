@@ -25,7 +25,10 @@ import select
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOOK_S = 0.05
 """How often the processes are counted."""
@@ -212,10 +215,11 @@ def _exit_of(child: int) -> int:
 
 def family(root: int) -> set[int]:
     """All descendants of a process that are not dead yet or not yet buried."""
+    look = _children if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _by_parent()  # noqa: PTH110 - as above
     found: set[int] = set()
     waiting = [root]
     while waiting:
-        for child in _children(waiting.pop()):
+        for child in look(waiting.pop()):
             if child not in found:
                 found.add(child)
                 waiting.append(child)
@@ -223,7 +227,7 @@ def family(root: int) -> set[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """Its children; none if it is gone, or where there is no such file."""
+    """Its children; none if it is gone."""
     children: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - as above
@@ -232,13 +236,24 @@ def _children(pid: int) -> list[int]:
     return children
 
 
+def _by_parent() -> Callable[[int], list[int]]:
+    """The same on kernels that keep no list of children: all processes, by who their parent is."""
+    children: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - as above
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:  # noqa: PTH123 - as above
+                parent = int(file.read().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(name))
+    return lambda pid: children.get(pid, [])
+
+
 def _end_all(child: int) -> None:
     """Kill the family until none is left: first have all of them stand still, so that none makes more."""
     give_up = time.monotonic() + GONE_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     still: set[int] = set()
-    while new := family(os.getpid()) - still:
+    while (new := family(os.getpid()) - still) and time.monotonic() < give_up:
         _signal_all(new, signal.SIGSTOP)
         still |= new
     while time.monotonic() < give_up:
