@@ -42,6 +42,7 @@ from schemas.requests import (
 from schemas.subjects import TaskSubjects
 from schemas.wire import Malformed, decode, encode
 from services.planner.interactions import Interactions
+from services.planner.steps import ASKED_FOR_AGAIN
 from services.runtime.errors import Refused, RetryLater
 from services.runtime.ports import Outgoing, Signal
 from services.runtime.telemetry.logs import log_ids
@@ -145,7 +146,7 @@ class Requests:
             parent_span=requester if is_traceparent(requester) else "",
         )
         log = self._bus.log(task.partition)
-        headers = {subjects.TRACEPARENT: traceparent}
+        headers = {subjects.TRACEPARENT: traceparent, subjects.REQUEST_SEQ: str(inbound.seq)}
         if await log.record(Outgoing(task.submitted, encode(event), headers)) is not None:
             logger.info("task %s accepted", name, extra={"action": "task.submitted", "task": name})
             return Accepted(namespace=namespace, task=name)
@@ -168,7 +169,10 @@ class Requests:
 
     async def _delete(self, namespace: str, request: DeleteTask) -> Reply:
         task = self._task(namespace, check_token("task", request.task))
-        if problem := await self._steps.remove(task):
+        problem = await self._steps.remove(task)
+        if problem == ASKED_FOR_AGAIN:
+            raise RetryLater(f"the request that began task {namespace}/{task.task} is not done yet")
+        if problem:
             return Rejected(code="not_found" if "there is no" in problem else "conflict", error=problem)
         return Accepted(namespace=namespace, task=request.task, created=False)
 

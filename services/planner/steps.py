@@ -14,7 +14,7 @@ from schemas.events import ApprovalGranted, ConversationStarted, ModelAnswered, 
 from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
 from schemas.requests import ParentCall
-from schemas.subjects import TaskSubjects
+from schemas.subjects import REQUEST_SEQ, TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
 from schemas.wire import decode, encode
 from services.planner.agents import Agents, first_messages
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ASKED_FOR_AGAIN = "the request that began the task is not done yet; delete it a little later"
+"""Why a task cannot be removed yet."""
 CONFLICTS_MAX = 8
 """Lost races of one step before the message is handed back."""
 
@@ -234,6 +236,8 @@ class Steps:
                 return f"task {task.task!r} has not ended; cancel it first"
             if (parent := held.state.parent) is not None and await self._is_live(task, parent.task):
                 return f"task {task.task!r} belongs to task {parent.task!r}, which has not ended"
+            if await self._may_be_asked_for_again(task):
+                return ASKED_FOR_AGAIN
             log = self._bus.log(task.partition)
             for child in await self._children(task):
                 problem = await self.remove(child)
@@ -245,6 +249,18 @@ class Steps:
             await self._bus.timers.cancel(task.notify_timers)
             self._table.forget(task)
         return ""
+
+    async def _may_be_asked_for_again(self, task: TaskSubjects) -> bool:
+        """Whether the request that began a task is still there, and may be delivered again: it would begin it again."""
+        submitted = await self._bus.log(task.partition).get(task.submitted)
+        seq = submitted.headers.get(REQUEST_SEQ, "") if submitted is not None else ""
+        if not seq.isdecimal():
+            return False
+        try:
+            await self._bus.requests.read([int(seq)])
+        except LookupError:
+            return False
+        return True
 
     async def _is_live(self, task: TaskSubjects, other: str) -> bool:
         state = (await self._table.load(TaskSubjects(task.partition, task.namespace, other), 0)).state

@@ -295,6 +295,11 @@ class Bus(Protocol):
         ...
 
     @property
+    def requests(self) -> Log:
+        """The stream of requests: a message is there until it was handled."""
+        ...
+
+    @property
     def dead_letters(self) -> Log:
         """The stream of dead letters."""
         ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from schemas import subjects
 from schemas.subjects import TaskSubjects
 from services.runtime.ports import Bus, Delivery, Outgoing, Queue
@@ -295,3 +297,20 @@ async def test_a_removed_message_is_not_delivered(adapter: Adapter) -> None:
     queue = await bus.queue(subjects.PLANNER, 0)
     (delivery,) = await adapter.arrives(take(queue))
     assert delivery.subject == tool_event(1, task="other")
+
+
+async def test_a_request_can_be_read_until_it_is_handled(adapter: Adapter) -> None:
+    bus = await adapter.open()
+    seq = await bus.signals.store(subjects.submit("default"), b"{}")
+    queue = await bus.queue(subjects.PLANNER_REQUESTS)
+    (delivery,) = await adapter.arrives(take(queue))
+    assert [entry.seq for entry in await bus.requests.read([seq])] == [delivery.seq]
+    await delivery.ack()
+
+    async def is_gone() -> None:
+        while await bus.requests.subjects(subjects.submit("default")):
+            await bus.clock.sleep(0.01)
+
+    await adapter.arrives(is_gone())
+    with pytest.raises(LookupError):
+        await bus.requests.read([seq])

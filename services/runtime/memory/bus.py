@@ -44,6 +44,7 @@ class MemoryBus:
         self.timers: Timers = MemoryTimers(self.server, pause)
         self.resources: Store = MemoryStore(self.server.resources, subjects.RESOURCES_BUCKET, pause)
         self.flow: Store = MemoryStore(self.server.flow, subjects.FLOW_BUCKET, pause)
+        self.requests: Log = MemoryLog(self.server.requests, pause, commit)
         self.dead_letters: Log = MemoryLog(self.server.dead_letters, pause, commit)
         self._signals = MemorySignals(self.server, pause)
         self.signals: Signals = self._signals

@@ -53,6 +53,7 @@ class NatsBus:
         self.flow = NatsStore(connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas)
         self.signals = NatsSignals(connection, self._payloads)
         # Dead letters expire; what they name must live as long.
+        self.requests = self._log(subjects.REQUESTS_STREAM, self.commit)
         self.dead_letters = self._log(
             subjects.DEAD_LETTERS_STREAM, "two-step", payloads_kept_s=DEAD_LETTER_S + PAYLOAD_GRACE_S
         )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from schemas import subjects
 from schemas.events import ConversationStarted, ToolFinished
 from schemas.messages import SystemMessage, UserMessage
-from schemas.requests import Limits
+from schemas.requests import DeleteTask, Limits
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, RetryingModel, Waiting
 from schemas.wire import decode, encode
 from services.planner.main import build
 from services.runtime.errors import Unavailable
 from services.runtime.memory.bus import MemoryBus
+from services.runtime.memory.queue import MemoryDelivery
 from services.runtime.memory.server import MemoryServer
 from services.runtime.ports import Outgoing
 from services.runtime.replica import Replica
@@ -244,6 +248,39 @@ async def test_an_ended_task_can_be_deleted_and_its_name_used_again() -> None:
         again = await stage.submit(name="job", userMessage="something else")
         await stage.answer(again, 1, text="Hello again.")
         await stage.until_state(again, FinalAnswer)
+
+
+async def test_a_task_is_not_removed_while_its_request_may_be_delivered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin again."""
+    ack, lost = MemoryDelivery.ack, [True]
+
+    async def lossy(self: MemoryDelivery) -> None:
+        if not (lost[0] and self.subject.endswith(".submit")):
+            await ack(self)
+
+    monkeypatch.setattr(MemoryDelivery, "ack", lossy)
+    async with on_stage(PLANNER, server=MemoryServer(ack_wait_s=0.2)) as (stage, replica):
+        await stage.with_agent()
+        task = await stage.submit(name="job")
+        await stage.answer(task, 1, text="Hello.")
+        await stage.until_state(task, FinalAnswer)
+        data = encode(DeleteTask(task="job"))
+        await stage.bus.signals.store(subjects.delete("default"), data)
+
+        async def handed_back() -> bool:
+            labels = {"consumer": subjects.PLANNER_REQUESTS, "outcome": "retried"}
+            return bool(replica.metrics.registry.get_sample_value("holdfast_messages_handled_total", labels))
+
+        await until(handed_back, "the deletion is handed back")
+        assert await stage.state(task) is not None
+        lost[0] = False
+
+        async def gone() -> bool:
+            return await stage.bus.log(task.partition).subjects("hf.>") == []
+
+        await until(gone, "the task is removed")
+        assert await stage.state(task) is None
+        assert await stage.bus.requests.subjects(">") == []
 
 
 RECHECK = b'{"type":"timer.fired.v1","timer":"recheck","due":"2026-01-01T00:00:00Z"}'
