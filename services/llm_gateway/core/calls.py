@@ -52,8 +52,6 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """What the provider said it used before it failed."""
     throttled: bool = False
     """It was not made: a limit of ours leaves no room."""
-    throttled: bool = False
-    """It was not made: a limit of ours leaves no room."""
 
 
 class CallFailed(Exception):
