@@ -37,14 +37,16 @@ class Attempts:
         told: Told,
         thread: str,
         now: datetime,
+        *,
+        at_once: bool,
     ) -> Made | Parked:
-        """What came of it, or until when it has to wait."""
+        """What came of it, or until when it has to wait. `at_once`: a person wants it now."""
         sink = self._receivers.sink(pending, state, now)
         if isinstance(sink, NotTaken | Unwanted):
             return Made(sink, now, 0.0)
         key = f"{pending.namespace} {sink.endpoint}"
-        wait = self._endpoints.enter(key, now)
-        if wait is not None and now < pending.give_up_at:
+        wait = self._endpoints.enter(key, now, at_once=at_once or now >= pending.give_up_at)
+        if wait is not None:
             return Parked(wait.until, wait.why)
         again = pending.attempts > 0 or pending.redriven > 0
         letter = Letter(id=pending.id, told=told, at=now, again=again, thread=thread)

@@ -157,7 +157,8 @@ class Notifications:
             await self._park(task, kept, until, f"notification {first.id} goes first", inbound)
             return
         told = told_of(state, await self._output(task, state))
-        outcome = await self._attempts.make(pending, state, told, _thread(pending, all_), now)
+        at_once = REDRIVE in inbound.headers
+        outcome = await self._attempts.make(pending, state, told, _thread(pending, all_), now, at_once=at_once)
         if isinstance(outcome, machine.Parked):
             await self._park(task, kept, outcome.until, outcome.why, inbound)
             return

@@ -58,21 +58,26 @@ class Endpoints:
         """How many circuits are open."""
         return sum(one.opened > 0 for one in self._known.values())
 
-    def enter(self, key: str, now: datetime) -> Wait | None:
-        """Begin an attempt; or wait."""
+    def enter(self, key: str, now: datetime, *, at_once: bool = False) -> Wait | None:
+        """Begin an attempt; or wait. `at_once`: there is no other time for it."""
         one = self._known.setdefault(key, Endpoint())
         self._known.move_to_end(key)
+        if not at_once and (wait := self._wait(one, now)) is not None:
+            return wait
+        one.probing = one.opened > 0
+        one.under_way += 1
+        self._forget()
+        return None
+
+    def _wait(self, one: Endpoint, now: datetime) -> Wait | None:
         if one.closed_again_at is not None and now < one.closed_again_at:
             why = f"failed {one.failures} times in a row" if one.opened else "asked to wait"
             return Wait(self._book(one, one.closed_again_at), f"the receiver {why}")
         if one.opened:
             if one.probing:
                 return Wait(self._book(one, now), "the receiver failed, and is being tried by another notification")
-            one.probing = True
         elif one.under_way >= self._at_once:
             return Wait(self._book(one, now), f"{self._at_once} attempts are under way at the receiver")
-        one.under_way += 1
-        self._forget()
         return None
 
     def leave(
