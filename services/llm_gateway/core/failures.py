@@ -22,6 +22,8 @@ from services.llm_gateway.core.calls import ERROR_LENGTH_MAX, Failure
 
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 RETRY_AFTER_MAX_S = 3600.0
+WORDS_LENGTH_MAX = 10_000
+"""Characters of a provider's words that are looked at."""
 
 CODES: dict[str, FailureCause] = {
     # OpenAI, Azure and their like
@@ -186,7 +188,7 @@ def _cause_said(words: str, codes: tuple[str, ...]) -> FailureCause | None:
             return CODES[code]
         if _DAILY_QUOTA.search(code):
             return "quotaExhausted"
-    return next((cause for pattern, cause in _WORDS if pattern.search(words)), None)
+    return next((cause for pattern, cause in _WORDS if pattern.search(words, 0, WORDS_LENGTH_MAX)), None)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -199,7 +201,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 def wait_in_words(words: str) -> float | None:
     """How long the provider asked to wait in its words only: "try again in 1m30s", "retry after 7 seconds"."""
-    for found in _WAIT.finditer(words):
+    for found in _WAIT.finditer(words, 0, WORDS_LENGTH_MAX):
         hours, minutes, number, unit = found["h"], found["m"], found["n"], found["unit"]
         if hours or minutes or number:
             seconds = float(number or 0) / (1000 if unit == "ms" else 1)

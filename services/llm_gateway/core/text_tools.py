@@ -119,7 +119,7 @@ _LISTS = ("tool_calls", "calls", "actions")
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 _RESULT_END = re.compile(r"</tool_result", re.IGNORECASE)
 _START = re.compile(
-    r"(?:```|~~~)[^\n`{\[]*\n?\s*(?=[{\[])"  # a fence, whatever language it names
+    r"(?:```|~~~)[^\n`{\[]*(?:\n\s*)?(?=[{\[])"  # a fence, whatever language it names
     r"|<(?:tool_call|function_call)>\s*(?=[{\[])"
     r"|^[ \t]*(?=[{\[])"
     rf"|(?=\{{\s*[\"'](?:{'|'.join(_NAMES)})[\"']\s*:)",
@@ -128,7 +128,7 @@ _START = re.compile(
 _BLOCK_END = re.compile(r"^[ \t]*(?:```|~~~)|</(?:tool_call|function_call)>|\Z", re.MULTILINE)
 _MADE_UP = re.compile(
     r"^[ \t>*_#]*(?:observation|output|results?|response|tool[ _]?(?:results?|outputs?|responses?)|user|human|system)\b"
-    r"(?:\s+(?:of|from|for)\b[^\n:]{0,80}|\s*\([^)\n]{0,80}\))?[ \t*_]*:|<tool_(?:result|response)",
+    r"(?:[ \t]+(?:of|from|for)\b[^\n:]{0,80}|[ \t]*\([^)\n]{0,80}\))?[ \t*_]*:|<tool_(?:result|response)",
     re.IGNORECASE | re.MULTILINE,
 )
 """Where a model goes on with what others would say."""
@@ -186,18 +186,18 @@ def _look(text: str, at: int, offered: Mapping[str, OfferedTool]) -> _Found:
 
 
 def _broken(text: str, at: int, offered: Mapping[str, OfferedTool]) -> _Found:
+    named = _BROKEN_NAME.search(text, at, at + BROKEN_LENGTH) if _OBJECT.match(text, at) else None
+    if named is None:
+        return _Found((), "", at)
     end_of_block = _BLOCK_END.search(text, at)
     end = end_of_block.start() if end_of_block else len(text)
     if made_up := _MADE_UP.search(text, at, end):
         end = made_up.start()
-    block = text[at:end].strip()
-    named = _BROKEN_NAME.search(block, 0, BROKEN_LENGTH) if _OBJECT.match(block) else None
-    if named is None:
-        return _Found((), "", at)
     tool = _resolved(named[1], offered)
-    if tool is None and not _BROKEN_ARGUMENTS.search(block):
+    if named.end() > end or (tool is None and not _BROKEN_ARGUMENTS.search(text, at, end)):
         return _Found((), "", at)
-    return _Found((ToolCall(id="", name=tool.name if tool else named[1], arguments=block),), "", end)
+    call = ToolCall(id="", name=tool.name if tool else named[1], arguments=text[at:end].strip())
+    return _Found((call,), "", end)
 
 
 def _calls_in(value: object, offered: Mapping[str, OfferedTool]) -> tuple[ToolCall, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -277,6 +278,31 @@ def test_what_is_said_of_calls_is_read_as_the_same_calls(arguments: list[dict[st
     found = read(said.content, TOOLS)
     assert [json.loads(call.arguments) for call in found.calls] == arguments
     assert found.content == "Let me look."
+
+
+LONG = 200_000
+NASTY = {
+    "spaces after a fence": "```" + " " * LONG,
+    "lines after a fence": "```json" + "\n" * LONG,
+    "fences": "``` " * (LONG // 4),
+    "objects that do not end": '{"a":\n' * (LONG // 6),
+    "objects with a name that do not end": '{"name":\n' * (LONG // 9),
+    "arrays that do not end": "[\n" * (LONG // 2),
+    "thoughts that do not end": "<think>" * (LONG // 7),
+    "results of nothing": f"{CALL}\n" + "result " * (LONG // 7),
+    "spaces in a result": f"{CALL}\nresult" + " " * LONG + "\n{",
+    "answers in JSON": '{"a": 1}\n' * (LONG // 9),
+    "one string": '{"tool": "' + "x" * LONG,
+    "braces and spaces": ("{" + " " * 1000) * (LONG // 1000),
+    "tags": "<tool_call> " * (LONG // 12),
+}
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY.keys())
+def test_no_text_takes_long_to_read(text: str) -> None:
+    began = time.process_time()
+    read(text, TOOLS)
+    assert time.process_time() - began < 1.0
 
 
 @given(st.text(alphabet=st.sampled_from(list('{}[]",:`~\n <>/toclarguments_knw')), max_size=400))
