@@ -79,10 +79,9 @@ class Interactions:
     ) -> InteractionAnswered | str:
         """Count one of several who have to accept: the answer once they are enough, else how many there are."""
         place = task.interaction_vote(*which, digest("who", answered.by)[:16])
-        await log.record(Outgoing(place, encode(answered)))
-        votes = [
-            decode(entry.data, InteractionAnswered) for entry in await log.last([task.interaction_vote(*which, "*")])
-        ]
+        seq = await log.record(Outgoing(place, encode(answered)))
+        recorded = await log.last([task.interaction_vote(*which, "*")], at_least=seq or 0)
+        votes = [decode(entry.data, InteractionAnswered) for entry in recorded]
         if len(votes) < quorum:
             return f"{len(votes)} of {quorum} have accepted"
         last = max(votes, key=lambda vote: vote.at)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from fnmatch import fnmatchcase
 
-from schemas.commands import CallModel, RunTool
+from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
+from schemas.dead_letters import DeadLetter
 from schemas.events import (
     ModelAnswered,
     ModelFailed,
@@ -34,6 +36,7 @@ def check(world: World) -> list[str]:
     found = [*world.problems, *world.repairs]
     found += _dead_letters(world)
     found += _effects(world)
+    found += _approvals(world)
     found += _model_calls(world)
     for name in sorted(world.accepted | children_of(world)):
         task = world.scenario.subjects(name)
@@ -107,15 +110,23 @@ def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
 def _dead_letters(world: World) -> Iterator[str]:
     """Nothing that passes may bury a message."""
     for stream, entry in world.history.stored:
-        if stream == world.server.dead_letters.name:
+        if stream == world.server.dead_letters.name and not _is_late_answer(entry):
             yield f"a dead letter or a failed attempt: {entry.data.decode()}"
 
 
+def _is_late_answer(entry: Entry) -> bool:
+    """Somebody answered who could not be told that it was too late: that is a letter, by intention."""
+    if ".letter." not in entry.subject:
+        return False
+    letter = decode(entry.data, DeadLetter)
+    return letter.subject.endswith(".answer") and letter.reason == "invalid_request"
+
+
 def _recorded_once(world: World, task: TaskSubjects) -> Iterator[str]:
-    """Whatever is not a state or a ledger entry is written once."""
+    """Whatever is not a state, a ledger entry or a step of a question is written once."""
     seen: set[str] = set()
     for entry in world.history.by_task[task]:
-        if entry.subject == task.state or ".led." in entry.subject:
+        if entry.subject == task.state or ".led." in entry.subject or ".step." in entry.subject:
             continue
         if entry.subject in seen:
             yield f"{entry.subject} was written twice"
@@ -177,6 +188,20 @@ def _effects(world: World) -> Iterator[str]:
                 pass
 
 
+def _approvals(world: World) -> Iterator[str]:
+    """Nothing took effect that people had not approved, though somebody wanted them to."""
+    for effect in world.history.effects:
+        name, turn, n = effect.key.split("/")
+        task = world.scenario.subjects(name)
+        agent = decode(world.history.of(task, task.submitted)[0].data, TaskSubmitted).spec.agent
+        patterns = [pattern for rule in world.scenario.agents[agent].spec.approvals for pattern in rule.tools]
+        if not any(fnmatchcase(f"box__{effect.tool}", pattern) for pattern in patterns):
+            continue
+        approvals = world.history.of(task, task.approval_event(f"r{turn}", int(n)))
+        if not approvals or approvals[0].at > effect.at:
+            yield f"{effect.key} took effect without an approval"
+
+
 def _model_calls(world: World) -> Iterator[str]:
     """No model is called while a tool call is open, and every result follows its call in order."""
     for call in world.history.model_calls:
@@ -207,6 +232,10 @@ def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]
                     wanted[task.model_command(turn, attempt)] = encode(one)
                 case RunTool(request=request, n=n):
                     wanted[task.tool_command(request, n)] = encode(one)
+                case AskPerson(request=request, n=n):
+                    wanted[task.ask_command(request, n)] = encode(one)
+                case WithdrawQuestion(request=request, n=n):
+                    wanted[task.withdraw_command(request, n)] = encode(one)
                 case _:
                     pass
     for entry in world.history.of(task, f"{task.root}.cmd.>"):

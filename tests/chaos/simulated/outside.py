@@ -105,6 +105,11 @@ class SimulatedServer:
         await self._process.pause("tool.answer", key)
         return Reply(parts=(Text(said(tool, key)),), is_error=dice.happens(0.05))
 
+    async def ask(
+        self, extra: str, arguments: Mapping[str, Any], *, timeout_s: float, meta: Mapping[str, Any]
+    ) -> Reply:
+        raise NotImplementedError(f"nobody asks these servers for more than tools: {extra}")
+
     def _take_effect(self, tool: str, key: str) -> None:
         world = self._process.world
         world.note(self._process.name, "tool.effect", key, tool)

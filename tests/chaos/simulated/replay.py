@@ -7,9 +7,13 @@ and then has to lead to exactly that state.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from schemas.events import (
+    ApprovalGranted,
     CancelRequested,
     ModelAnswered,
     ModelFailed,
@@ -26,11 +30,13 @@ from schemas.wire import decode
 from services.planner.core.inputs import (
     AgentReady,
     AgentUnready,
+    Approved,
     CancelAsked,
     CannotStart,
     ConversationPinned,
     DeadlinePassed,
     Delegate,
+    Gate,
     Input,
     ModelCallFailed,
     ModelCompacted,
@@ -50,7 +56,7 @@ def explain(world: World, task: TaskSubjects, states: list[tuple[Entry, State]])
     """What cannot be explained."""
     before: State | None = None
     for entry, state in states:
-        inputs = [*_recorded(world, task, before, entry.seq), *_looked_at(world, task, before, state)]
+        inputs = [*_recorded(world, task, before, state, entry.seq), *_looked_at(world, task, before, state)]
         if not _leads_to(before, state, inputs):
             yield f"the state at {entry.seq} does not follow from what is recorded:\n  {before}\n  {state}"
         before = state
@@ -77,7 +83,7 @@ def _step(state: State | None, happened: Input) -> State | None:
         return None
 
 
-def _recorded(world: World, task: TaskSubjects, before: State | None, until: int) -> Iterator[Input]:
+def _recorded(world: World, task: TaskSubjects, before: State | None, after: State, until: int) -> Iterator[Input]:
     for entry in world.history.of(task, f"{task.root}.evt.{task.task}.>"):
         if entry.seq >= until:
             return
@@ -86,16 +92,20 @@ def _recorded(world: World, task: TaskSubjects, before: State | None, until: int
             case TaskSubmitted():
                 yield Submitted(seq=entry.seq, event=event)
             case ModelAnswered():
-                delegated = _delegated(world, before, event)
-                yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event, delegated=delegated)
-                if delegated:  # the agent was not known just then
-                    yield ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
+                delegated, gates = _delegated(world, before, event), _gates(world, before, after)
+                replied = ModelReplied(seq=entry.seq, subject=entry.subject, event=event)
+                yield msgspec.structs.replace(replied, delegated=delegated, gates=gates)
+                if delegated or gates:  # the agent was not known just then
+                    yield replied
             case ModelFailed():
                 yield ModelCallFailed(subject=entry.subject, event=event)
                 if before is not None and (fallback := _fallback(world, before.agent, event)):
                     yield ModelCallFailed(subject=entry.subject, event=event, fallback=fallback)
             case WindowCompacted():
                 yield ModelCompacted(seq=entry.seq, subject=entry.subject, event=event)
+            case ApprovalGranted():
+                if isinstance(before, AwaitingTools) and before.request == event.request:
+                    yield Approved(seq=entry.seq, event=event)
             case CancelRequested():
                 yield CancelAsked(subject=entry.subject, event=event)
             case ToolFinished():
@@ -115,6 +125,18 @@ def _delegated(world: World, before: State | None, event: ModelAnswered) -> dict
                 agent, child_task_name(before.namespace, before.task, request, n, place=place, partitions=count)
             )
     return found
+
+
+def _gates(world: World, before: State | None, after: State) -> dict[int, Gate]:
+    """The calls that people are asked about: some of those that need it, because not every server may be known."""
+    if before is None or not isinstance(after, AwaitingTools):
+        return {}
+    patterns = [pattern for rule in world.scenario.agents[before.agent].spec.approvals for pattern in rule.tools]
+    return {
+        call.n: Gate("approval", "people")
+        for call in after.calls
+        if call.gate is not None and any(fnmatchcase(call.tool, pattern) for pattern in patterns)
+    }
 
 
 def _fallback(world: World, agent: str, failed: ModelFailed) -> str:

@@ -16,6 +16,9 @@ from schemas.resources import (
     LLM,
     Agent,
     AgentSpec,
+    ApprovalRule,
+    ContactChannel,
+    ContactChannelSpec,
     Fallback,
     LLMSpec,
     MCPServer,
@@ -35,6 +38,8 @@ from schemas.subjects import TaskSubjects
 
 NAMESPACE = "default"
 SERVERS = ("box", "shed")
+GATED = (("*__pay",), ("*__p*", "delegate_to_agent__*"))
+"""What has to be approved, where anything has."""
 TOOL_NAMES = ("look", "put", "pay", "post")
 CALL_COST_MAX = Decimal("0.02")
 """The dearest model call of these scripts."""
@@ -77,6 +82,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     calm_at_s: float
     resources: tuple[Resource, ...]
     agents: dict[str, Agent]
+    answers_s: float
+    """How long people think, at most; some never answer where their channel does without."""
     tasks: tuple[Asked, ...]
     upsets: tuple[Upset, ...]
     empty_replies: dict[tuple[str, int], int]
@@ -100,19 +107,22 @@ def draw_scenario(rng: random.Random) -> Scenario:
         for agent in models
     }
     tasks = tuple(_task(rng, f"task-{n}", rng.choice(agents)) for n in range(1, rng.randint(2, 5) + 1))
-    resources: list[Resource] = [_server(name) for name in SERVERS]
+    resources: list[Resource] = [*(_server(name) for name in SERVERS), *_channels(rng)]
     for agent, agents_models in models.items():
         resources += [*agents_models, declared[agent]]
     return Scenario(
         partitions=rng.choice((1, 1, 2)),
         commit=rng.choice(("batch", "two-step")),
-        replicas={service: rng.choice((1, 1, 2)) for service in ("planner", "llm-gateway", "tool-executor")},
+        replicas={
+            service: rng.choice((1, 1, 2)) for service in ("planner", "llm-gateway", "tool-executor", "human-contact")
+        },
         slots=rng.choice((2, 4, 16)),
         reconcile_s=rng.choice((10.0, 30.0, 1e6)),
         skew_s=rng.choice((0.0, 0.0, 1.0)),
         calm_at_s=rng.choice((5.0, 20.0, 40.0)),
         resources=tuple(resources),
         agents=declared,
+        answers_s=rng.choice((0.5, 5.0, 20.0)),
         tasks=tasks,
         upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
         empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
@@ -214,12 +224,31 @@ def _llm(name: str, script: tuple[ScriptedReply, ...]) -> LLM:
     return LLM(metadata=Metadata(name=name), spec=spec)
 
 
+def _channels(rng: random.Random) -> list[ContactChannel]:
+    """Whom people are reached by; there is always an end to it, or somebody who answers."""
+    people = ContactChannelSpec(
+        type="console",
+        timeout_s=rng.choice((None, 3.0)),
+        on_timeout=rng.choice(("deny", "approve", "fail", "escalate")),
+        escalate_to=Ref(name="boss"),
+        remind_s=rng.choice((None, 2.0)),
+        quorum=rng.choice((1, 1, 2)),
+    )
+    boss = ContactChannelSpec(type="console", timeout_s=rng.choice((None, 5.0)))
+    return [
+        ContactChannel(metadata=Metadata(name=name), spec=spec) for name, spec in (("people", people), ("boss", boss))
+    ]
+
+
 def _agent(rng: random.Random, name: str, models: list[str], sub: str) -> Agent:
     causes: tuple[tuple[FailureCause, ...], ...] = (("rateLimited", "overloaded"), ("invalidRequest", "notReady"))
     spec = AgentSpec(
         llm_ref=Ref(name=models[0]),
         system="be good",
         mcp_servers=tuple(ServerRef(name=one) for one in SERVERS),
+        approvals=(ApprovalRule(tools=rng.choice(GATED), contact_channel=Ref(name="people")),)
+        if rng.random() < 0.25
+        else (),
         sub_agents=(Ref(name=sub),) if sub else (),
         fallbacks=tuple(Fallback(llm_ref=Ref(name=model), on=rng.choice(causes)) for model in models[1:]),
     )

@@ -22,7 +22,9 @@ from unittest.mock import patch
 import msgspec
 
 from schemas.events import ToolFinished, ToolStarted
+from schemas.interactions import InteractionAnswered
 from schemas.wire import decode
+from services.human_contact.main import build as build_human_contact
 from services.llm_gateway.main import build as build_llm_gateway
 from services.llm_gateway.providers import scripted
 from services.llm_gateway.providers.base import Provider, Setup
@@ -71,6 +73,7 @@ def simulate(seed: int, *, rates: Rates | None = None, **replaced: Build) -> Out
         "planner": _planner,
         "llm-gateway": build_llm_gateway,
         "tool-executor": build_tool_executor,
+        "human-contact": build_human_contact,
         **{name.replace("_", "-"): build for name, build in replaced.items()},
     }
     world = World(seed, builds, rates=rates)
@@ -96,6 +99,9 @@ def _events(world: World) -> Counter[str]:
     for _, entry in world.history.stored:
         if ".evt." in entry.subject and ".tool." in entry.subject:
             counted[f"tool {decode(entry.data, ToolFinished).outcome}"] += 1
+        if entry.subject.endswith(".0.answered"):
+            answered = decode(entry.data, InteractionAnswered)
+            counted[f"people {answered.via} {answered.action}"] += 1
         if ".led." in entry.subject and decode(entry.data, ToolStarted).attempt > 1:
             counted["taken over"] += 1
     counted["redelivered"] = world.faults.redelivered

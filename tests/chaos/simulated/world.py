@@ -12,19 +12,22 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from schemas import subjects
+from schemas.interactions import AnswerInteraction, InteractionRequested
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
-from schemas.resources import Resource
+from schemas.resources import ContactChannel, Resource
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, State, decode_state
-from schemas.wire import decoder_of, encode
+from schemas.wire import decode, decoder_of, encode
 from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.clock import Alarm, LoopClock
 from services.runtime.memory.consumers import DurableConsumer
 from services.runtime.memory.server import MemoryServer
+from services.runtime.ports import Entry
 from services.runtime.replica import Build, Replica
 from services.runtime.settings import Settings
 from tests.chaos.simulated.faults import Faults, Rates, draw_rates
@@ -34,7 +37,13 @@ from tests.chaos.simulated.network import SimulatedBus
 from tests.chaos.simulated.scenario import NAMESPACE, Asked, Scenario, Upset, draw_scenario
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
-CONSUMERS = (subjects.PLANNER, subjects.LLM_GATEWAY, subjects.TOOL_EXECUTOR)
+CONSUMERS = (
+    subjects.PLANNER,
+    subjects.LLM_GATEWAY,
+    subjects.TOOL_EXECUTOR,
+    subjects.HUMAN_CONTACT,
+    subjects.HUMAN_CONTACT_ANSWERS,
+)
 ENDED = (FinalAnswer, Failed, Cancelled)
 PATIENCE_S = 1800.0
 """Virtual time after the last fault in which everything must have ended: longer than every backoff together."""
@@ -109,6 +118,9 @@ class World:
         self.trace: list[str] = []
         self._builds = builds
         self._client = MemoryBus(self.server)
+        self._answers: set[asyncio.Task[None]] = set()
+        for stream in self.server.tasks:
+            stream.observe(self._look_at_questions)
         self._started = 0
         self._now_s = 0.0
         self._now_lines = 0
@@ -198,6 +210,7 @@ class World:
             *(self.server.consumer(name, partition) for name in CONSUMERS for partition in partitions),
             self.server.consumer(subjects.PLANNER_REQUESTS, None),
             self.server.consumer(subjects.PLANNER_TIMERS, None),
+            self.server.consumer(subjects.HUMAN_CONTACT_TIMERS, None),
         ]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -295,6 +308,56 @@ class World:
             await self._until(lambda: self.server.tasks[task.partition].newest(task.submitted) is not None)
             data = encode(CancelTask(task=asked.name, reason="changed my mind"))
             await self._request("cancel", data, f"cancel-{asked.name}", by_request=asked.by_request)
+
+    def _look_at_questions(self, entry: Entry) -> None:
+        """People see a question, and answer it when they have thought, perhaps twice, perhaps never."""
+        if not entry.subject.endswith(".0.asked"):
+            return
+        asked = decode(entry.data, InteractionRequested)
+        rng = self.faults.rng
+        names = ["ann", "bob"] if asked.quorum > 1 else ["ann"]
+        if rng.random() < 0.3:
+            names.append("ann")
+        for name in names:
+            if asked.channel == "people" and self._gives_up(asked) and rng.random() < 0.3:
+                continue
+            after_s = self.scenario.answers_s * rng.random()
+            accepts = rng.random() < 0.7
+            self.after(after_s, partial(self._spawn_later, self._answer(asked, name, accepts=accepts)))
+
+    def _spawn_later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._answers.add(self._spawn(coroutine))
+
+    def _gives_up(self, asked: InteractionRequested) -> bool:
+        """Whether the question comes to an end by itself."""
+        specs = {one.metadata.name: one.spec for one in self.scenario.resources if isinstance(one, ContactChannel)}
+        spec = specs[asked.channel]
+        while spec.timeout_s is not None and spec.on_timeout == "escalate" and spec.escalate_to is not None:
+            spec = specs[spec.escalate_to.name]
+        return spec.timeout_s is not None
+
+    async def _answer(self, asked: InteractionRequested, by: str, *, accepts: bool) -> None:
+        answer = AnswerInteraction(
+            task=asked.task,
+            interaction=asked.interaction,
+            action="accept" if accepts else "decline",
+            by=by,
+            digest=asked.digest,
+        )
+        while True:
+            try:
+                reply = await self._client.signals.request(
+                    subjects.ask(NAMESPACE, "answer"), encode(answer), {}, timeout_s=3.0
+                )
+            except Unavailable:
+                await asyncio.sleep(0.5)
+                continue
+            said = decode_reply(reply.data)
+            if isinstance(said, Rejected) and said.code == "unavailable":
+                continue
+            if isinstance(said, Rejected) and said.code not in ("conflict", "not_found"):
+                self.problems.append(f"an answer was refused: {said}")
+            return
 
     async def _remove(self, asked: Asked) -> None:
         data = encode(DeleteTask(task=asked.name))
