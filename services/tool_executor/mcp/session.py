@@ -32,12 +32,12 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from schemas.resources import ToolInfo
-from services.tool_executor.core.arguments import unusable
 from services.tool_executor.core.results import Reply, Text
 from services.tool_executor.mcp.convert import reply_of, tool_info
 from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, TimedOut
 from services.tool_executor.mcp.http import Answered, answered, http_streams
 from services.tool_executor.mcp.launch import Launch, Redactor
+from services.tool_executor.mcp.listing import offered, take_lists_apart
 from services.tool_executor.mcp.questions import Questions
 from services.tool_executor.mcp.stdio import StdioServer
 
@@ -72,6 +72,8 @@ class Session:
         """Nothing more will come from the server."""
         self.doubt = doubt
         """The tools may be others now, or the server gone: load them."""
+        self._known: dict[str, tuple[ToolInfo, ToolInfo]] = {}
+        """The tools as the server describes them, and as they are offered."""
         self.tools: tuple[ToolInfo, ...] = ()
         self.left_out = 0
         """Tools that are too many or too long to be offered."""
@@ -87,18 +89,21 @@ class Session:
             cursor = page.next_cursor
             if not cursor:
                 break
-        before = {tool.name: tool for tool in self.tools}
-        self.tools, self.left_out = _that_fit([tools[name] for name in sorted(tools)])
-        for tool in self.tools:
-            if tool != before.get(tool.name) and (why := unusable(tool.input_schema)):
-                words = self._redactor.words(why)
-                logger.warning(
-                    "%s: arguments of %r are not checked: %s",
-                    self._name,
-                    tool.name,
-                    words,
-                    extra={"action": "mcp.schema"},
-                )
+        known: dict[str, tuple[ToolInfo, ToolInfo]] = {}
+        for tool in sorted(tools.values(), key=lambda tool: tool.name):
+            before = self._known.get(tool.name)
+            known[tool.name] = before if before is not None and before[0] == tool else (tool, self._offered(tool))
+            await asyncio.sleep(0)  # to look at a schema takes some milliseconds, and there may be hundreds
+        self._known = known
+        self.tools, self.left_out = _that_fit([shown for _, shown in known.values()])
+
+    def _offered(self, tool: ToolInfo) -> ToolInfo:
+        shown, wrong = offered(tool)
+        if wrong:
+            words = self._redactor.words(wrong)
+            extra = {"action": "mcp.schema"}
+            logger.warning("%s: arguments of %r are not checked: %s", self._name, tool.name, words, extra=extra)
+        return shown
 
     async def check(self, *, reload: bool) -> None:
         """See whether the server still answers, and with `reload`, which tools it has now. Raises `ConnectFailed`."""
@@ -246,6 +251,7 @@ async def open_session(launch: Launch, name: str, limit: asyncio.Timeout) -> Asy
                     )
                 )
                 _trust_results(client)
+                take_lists_apart(client, name)
                 session = Session(name, client, redactor, questions, closed=closed, doubt=doubt)
                 await session.load_tools()
             yield session

@@ -46,6 +46,48 @@ async def test_every_name_is_mapped_back_exactly_over_all_pages(record: Path) ->
             assert (await called(bench, name, a=1)) == {"tool": offered.info.name, "arguments": {"a": 1}}
 
 
+async def test_five_hundred_tools_in_pages_are_all_there(record: Path) -> None:
+    tools = [{"name": f"tool-{n:03}", "description": "d" * 200} for n in range(500)]
+    async with on_bench() as bench:
+        await bench.declare(plain("many", record, tools=tools, page=7))
+        status = await bench.until_ready("many")
+        assert status.status_detail == "Connected successfully with 500 tools"
+        assert [tool.name for tool in status.tools] == [tool["name"] for tool in tools]
+        assert (await called(bench, "many__tool-499"))["tool"] == "tool-499"
+
+
+async def test_pages_without_end_are_left_and_tools_that_do_not_fit_are_counted(record: Path) -> None:
+    tools = [{"name": f"tool-{n:03}"} for n in range(100)]
+    async with on_bench() as bench:
+        await bench.declare(plain("long", record, tools=tools, pad=8000))
+        status = await bench.until_ready("long")
+        left = 100 - len(status.tools)
+        assert left > 0
+        assert f"({left} more do not fit into a status)" in status.status_detail
+        await bench.declare(plain("endless", record, tools=[{"name": "one"}], endless=True))
+        assert [tool.name for tool in (await bench.until_ready("endless")).tools] == ["one"]
+
+
+BROKEN: list[Any] = [
+    {"type": "object", "properties": {"a": {"type": "nonsense"}}},
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}},
+    {"type": "object", "properties": 7, "required": "a"},
+    {"type": "object", "$ref": "#"},
+    {"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}},
+    {"type": "object", "allOf": [{"allOf": [{"$ref": "#"}]}]},
+]
+
+
+@pytest.mark.parametrize("schema", BROKEN)
+async def test_one_broken_schema_harms_no_other_tool(record: Path, schema: dict[str, Any]) -> None:
+    tools = [{"name": "broken", "inputSchema": schema}, {"name": "whole"}]
+    async with on_bench() as bench:
+        await bench.declare(plain("server", record, tools=tools))
+        await bench.until_ready("server")
+        assert (await called(bench, "server__whole", a=1))["arguments"] == {"a": 1}
+        assert (await called(bench, "server__broken", a="a" * 40 + "!"))["tool"] == "broken"
+
+
 async def test_a_server_with_a_name_that_is_split_differently_is_told_apart(record: Path) -> None:
     async with on_bench() as bench:
         await bench.declare(plain("a", record, tools=[{"name": "b__c"}]))
@@ -96,7 +138,7 @@ async def test_results_of_all_kinds_become_text(record: Path) -> None:
     async with on_bench() as bench:
         await bench.declare(kitchen("kitchen", record))
         await bench.until_ready("kitchen")
-        assert (await bench.call("kitchen__picture")).content .startswith("before\n[image image/png, 100 bytes")
+        assert (await bench.call("kitchen__picture")).content.startswith("before\n[image image/png, 100 bytes")
         assert await called(bench, "kitchen__pair") == {"one": 1, "two": 2}
         failed = await bench.call("kitchen__fail", {"message": "the oven is cold"})
         assert (failed.outcome, "the oven is cold" in failed.content) == ("failed", True)
@@ -390,6 +432,24 @@ async def test_a_server_that_floods_its_output_harms_no_other(record: Path) -> N
         for n in range(10):
             task = await bench.ask("good__echo", {"n": n})
             assert (await bench.until_result(task, within_s=5)).outcome == "succeeded"
+
+
+async def test_a_flood_of_messages_fills_no_memory_and_harms_no_other(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("calm", record))
+        await bench.until_ready("calm")
+        before = rss_mb()
+        await bench.declare(plain("loud", record, chatter=True), servers=("calm", "loud"))
+        await until(lambda: any(line.startswith("chatter") for line in record_of(record)), "it has begun")
+        for n in range(20):
+            assert (await called(bench, "calm__echo", n=n))["arguments"] == {"n": n}
+        said = [line for line in record_of(record) if line.startswith("chatter")][-1]
+        assert rss_mb() - before < 64, f"after {said} megabytes"
+
+
+def rss_mb() -> float:
+    """What this process occupies."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def test_an_answer_that_is_too_long_ends_the_connection_and_nothing_else(

@@ -24,7 +24,7 @@ def _trip(where: str) -> Elicit[Trip]:
 
 
 @server.tool(annotations=IDEMPOTENT)
-async def book(where: str, trip: Annotated[ElicitationResult[Trip], Resolve(_trip)]) -> str:
+async def book(trip: Annotated[ElicitationResult[Trip], Resolve(_trip)], where: str = "here") -> str:
     """Ask for the rest, whichever protocol is spoken."""
     said = trip.model_dump_json(exclude_defaults=False)
     note(f"{where}: {said}")

@@ -5,6 +5,9 @@
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
+    pad       the length of the descriptions of tools that have none
+    endless   say that there is one more page, after every page
+    chatter   say long things that nobody asked for, without end, and note how many megabytes, once it was greeted
     flood     say nothing but empty lines, without end, once it was greeted
     stubborn  ignore the end of input and SIGTERM
     fail      say this on standard error and leave with status 3
@@ -14,6 +17,7 @@ What happens is noted in the file `$RECORD`, if there is one.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -47,10 +51,16 @@ def listed(cursor: str | None) -> dict[str, Any]:
     size = CONFIG.get("page", 1000)
     start = int(cursor or 0)
     tools = [
-        {"inputSchema": {"type": "object"}, **{key: value for key, value in tool.items() if key != "does"}}
+        {
+            "inputSchema": {"type": "object"},
+            "description": "d" * CONFIG.get("pad", 0),
+            **{key: value for key, value in tool.items() if key != "does"},
+        }
         for tool in TOOLS[start : start + size]
     ]
     more = {"nextCursor": str(start + size)} if start + size < len(TOOLS) else {}
+    if CONFIG.get("endless"):
+        more = {"nextCursor": str(start + size)}
     return {"tools": tools, **more}
 
 
@@ -93,6 +103,16 @@ def flood() -> None:
         os.write(1, b"\n" * 65536)
 
 
+def chatter() -> None:
+    """Never stop talking."""
+    words = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 100_000}}
+    line = json.dumps(words).encode() + b"\n"
+    for n in itertools.count():
+        os.write(1, line)
+        if n % 10 == 0:
+            note(f"chatter {n // 10}")
+
+
 async def answer(message: dict[str, Any]) -> None:
     """Answer a request."""
     method: str = message["method"]
@@ -117,6 +137,8 @@ async def answer(message: dict[str, Any]) -> None:
     say({"id": message["id"], "result": result})
     if method == "tools/list" and CONFIG.get("flood"):
         threading.Thread(target=flood, daemon=True).start()
+    if method == "tools/list" and CONFIG.get("chatter"):
+        threading.Thread(target=chatter, daemon=True).start()
 
 
 async def main() -> None:
