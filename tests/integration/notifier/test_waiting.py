@@ -8,7 +8,13 @@ from datetime import timedelta
 import pytest
 
 from schemas import subjects
-from schemas.notifications import NotificationDelivered, NotificationDue, NotificationFailed, NotificationPending
+from schemas.notifications import (
+    Notification,
+    NotificationDelivered,
+    NotificationDue,
+    NotificationFailed,
+    NotificationPending,
+)
 from schemas.resources import ResourceStatus
 from schemas.wire import decode, encode
 from services.notifier import receivers
@@ -26,16 +32,21 @@ def url_of(server: RawServer, path: str = "/hook") -> str:
     return f"http://127.0.0.1:{server.port}{path}"
 
 
-async def settled(here: Notifying, clock: ManualClock, count: int) -> None:
-    """Let what is due happen: real sockets need real time, and the clock stands still meanwhile."""
+async def the_one(here: Notifying, task: subjects.TaskSubjects, clock: ManualClock) -> Notification:
+    """The one notification of a task, when all that is due has happened.
+
+    Real sockets need real time, and the clock stands still meanwhile.
+    """
+    assert isinstance(here.bus, MemoryBus)
+    consumer = here.bus.server.consumer(subjects.NOTIFIER_TIMERS, None)
 
     async def nothing_due() -> bool:
         await clock.advance(0)
-        server = here.bus.server if isinstance(here.bus, MemoryBus) else None
-        assert server is not None
-        return server.consumer(subjects.NOTIFIER_TIMERS, None).unfinished == 0
+        return consumer.unfinished == 0
 
-    await until(nothing_due, f"everything that is due is done ({count})")
+    await until(nothing_due, "everything that is due is done")
+    (one,) = await here.notifications(task)
+    return one
 
 
 async def test_a_receiver_that_is_down_for_the_whole_time_is_given_up_then_and_can_be_told_later() -> None:
@@ -46,11 +57,7 @@ async def test_a_receiver_that_is_down_for_the_whole_time_is_given_up_then_and_c
     async with notifying(bus=MemoryBus(memory), notify_give_up_s=120.0) as here:
         task = await ended(here, clock, responseURL=f"http://127.0.0.1:{gone}/hook")
         began = clock.now()
-        for step in range(500):
-            await settled(here, clock, step)
-            (one,) = await here.notifications(task)
-            if not isinstance(one, NotificationPending):
-                break
+        while isinstance(one := await the_one(here, task, clock), NotificationPending):
             assert one.due > clock.now()
             await clock.advance((one.due - clock.now()).total_seconds())
         assert isinstance(one, NotificationFailed)
@@ -64,15 +71,14 @@ async def test_a_receiver_that_is_down_for_the_whole_time_is_given_up_then_and_c
         listening = await asyncio.start_server(back.handle, "127.0.0.1", gone)
         try:
             await here.redrive(letter)
-            await settled(here, clock, 0)
-            await here.until_all(task, NotificationDelivered)
+            assert isinstance(await the_one(here, task, clock), NotificationDelivered)
         finally:
             listening.close()
 
 
 async def ended(here: Notifying, clock: ManualClock, **fields: str) -> subjects.TaskSubjects:
     """A finished task on a clock that stands still."""
-    ending = spawn(here.finished("", **fields), name="ending")
+    ending = spawn(here.finished("noon", **fields), name="ending")
     while not ending.done():
         await clock.advance(0)
     task: subjects.TaskSubjects = await ending
