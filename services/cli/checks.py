@@ -304,8 +304,6 @@ def without_effect(manifest: Resource | TaskManifest) -> Iterator[Finding]:
         case Agent(spec=spec):
             if spec.human_contact_channels:
                 yield ("spec", "humanContactChannels"), f"spec.humanContactChannels {_NOT_YET}"
-            if spec.sub_agents:
-                yield ("spec", "subAgents"), f"spec.subAgents {_NOT_YET}"
         case ContactChannel():
             yield ("kind",), f"ContactChannel is stored and {_NOT_YET}"
         case LLM() | Toolset() | Quota() | Subscription() | Grant():

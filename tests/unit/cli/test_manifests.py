@@ -106,7 +106,6 @@ def test_the_predecessors_manifests_are_read_as_they_are() -> None:
         "x.yaml:26: spec.resources has no effect yet: limit the tool-executor's process instead",
         "x.yaml:27: spec.approvalContactChannel: approvals cannot be asked for yet, so this server will not be used",
         "x.yaml:36: spec.humanContactChannels has no effect yet",
-        "x.yaml:37: spec.subAgents has no effect yet",
         "x.yaml:41: ContactChannel is stored and has no effect yet",
     )
 

@@ -87,3 +87,17 @@ def test_a_gateway_of_the_first_release_says_no_time_and_is_understood() -> None
     text = StreamedText()
     assert text.take(delta("noon", 3, begun=None)) == []
     assert text.missing == TextAsked(turn=1, attempt=1, offset=0)
+
+
+def test_a_call_of_which_nothing_was_told_is_no_text_that_starts_again() -> None:
+    text = StreamedText()
+    assert text.take(delta("noon", 6)) == []
+    assert text.take(delta("Noon", 0, begun=LATER)) == [TextPiece(1, 1, "Noon")]
+
+
+def test_of_two_pieces_that_wait_at_one_place_the_longer_one_counts() -> None:
+    text = StreamedText()
+    text.take(delta("noon.", 6))
+    text.take(delta("no", 6))
+    assert text.take(delta("It is ", 0)) == [TextPiece(1, 1, "It is noon.")]
+    assert text.missing is None
