@@ -95,7 +95,7 @@ async def _task(bus: NatsBus, namespace: str, name: str) -> float:
 
 async def _submit(bus: NatsBus, namespace: str, name: str) -> None:
     request = SubmitTask(agent_name="helper", user_message=name, name=name)
-    await bus.signals.store(subjects.submit(namespace), encode(request))
+    await bus.signals.store(subjects.submit(namespace), encode(request), {subjects.MSG_ID: f"{namespace}/{name}"})
 
 
 async def _ended(bus: NatsBus, namespace: str, name: str) -> None:

@@ -38,7 +38,7 @@ class Scene(NamedTuple):
         """Ask for tasks; they are kept until the planner takes them up."""
         for name in names:
             request = SubmitTask(agent_name="helper", user_message=name, name=name)
-            await self.bus.signals.store(subjects.submit("default"), encode(request))
+            await self.bus.signals.store(subjects.submit("default"), encode(request), {subjects.MSG_ID: name})
 
     async def states(self, names: list[str]) -> dict[str, State]:
         """The states of the tasks that have one."""
