@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from email.utils import parseaddr
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from schemas.contact_channels import is_address, problems_of
 from schemas.ids import InvalidId, check_resource_name
 from schemas.notifications import contradictions
 from schemas.requests import InvalidRequest, Limits, ResponseFormat, check_task_input
@@ -48,9 +48,7 @@ THINKING_TOKENS_MIN = 1024
 """What Anthropic takes."""
 
 _FORMAT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SLACK_ID = re.compile(r"[CU][A-Z0-9]+")
 _NOT_YET = "has no effect yet"
-_NO_APPROVALS = "spec.approvalContactChannel: approvals cannot be asked for yet, so this server will not be used"
 
 
 def check_resource(resource: Resource) -> list[Finding]:
@@ -248,23 +246,10 @@ def _check_mcp_server(spec: MCPServerSpec) -> Iterator[Finding]:
 
 
 def _check_contact_channel(spec: ContactChannelSpec) -> Iterator[Finding]:
-    if spec.api_key_from is None and spec.channel_api_key_from is None:
-        yield ("spec",), "either apiKeyFrom or channelApiKeyFrom must be provided"
-    if spec.api_key_from is not None and spec.channel_api_key_from is not None:
-        yield ("spec", "channelApiKeyFrom"), "apiKeyFrom and channelApiKeyFrom are mutually exclusive"
-    if spec.channel_api_key_from is not None and not spec.channel_id:
-        yield ("spec",), "channelId is required when channelApiKeyFrom is set"
-    if spec.channel_id and spec.channel_api_key_from is None:
-        yield ("spec", "channelId"), "channelId can only be used with channelApiKeyFrom"
-    if spec.type == "slack" and spec.slack is None:
-        yield ("spec",), "slackConfig is required for slack channel type"
-    if spec.type == "email" and spec.email is None:
-        yield ("spec",), "emailConfig is required for email channel type"
-    if spec.slack is not None and not _SLACK_ID.fullmatch(spec.slack.channel_or_user_id):
-        wanted = "must be a Slack id: C (channel) or U (person), then capitals and digits"
-        yield ("spec", "slack", "channelOrUserID"), f"{wanted}; not {spec.slack.channel_or_user_id!r}"
-    if spec.email is not None and not _is_address(spec.email.address):
-        yield ("spec", "email", "address"), f"invalid email address: {spec.email.address!r}"
+    for path, problem in problems_of(spec):
+        yield ("spec", *path), problem
+    if spec.escalate_to is not None:
+        yield from _check_refs([(("spec", "escalateTo", "name"), spec.escalate_to)])
 
 
 def _check_subscription(spec: SubscriptionSpec) -> Iterator[Finding]:
@@ -272,9 +257,9 @@ def _check_subscription(spec: SubscriptionSpec) -> Iterator[Finding]:
         yield ("spec", *filter(None, field.split("."))), problem
     if spec.email is not None:
         for n, address in enumerate(spec.email.to):
-            if not _is_address(address):
+            if not is_address(address):
                 yield ("spec", "email", "to", n), f"invalid email address: {address!r}"
-        if not _is_address(spec.email.from_):
+        if not is_address(spec.email.from_):
             yield ("spec", "email", "from"), f"invalid email address: {spec.email.from_!r}"
     try:
         _check_names(spec.agents)
@@ -287,26 +272,13 @@ def _check_names(names: Sequence[str]) -> None:
         check_resource_name("name", name)
 
 
-def _is_address(text: str) -> bool:
-    address = parseaddr(text)[1]
-    local, at, domain = address.rpartition("@")
-    return bool(local and at and "." in domain.strip("."))
-
-
 def without_effect(manifest: Resource | TaskManifest) -> Iterator[Finding]:
     """Fields that are accepted and do nothing yet: to be told, so that nobody relies on them."""
     match manifest:
         case MCPServer(spec=spec):
             if spec.resources is not None:
                 yield ("spec", "resources"), f"spec.resources {_NOT_YET}: limit the tool-executor's process instead"
-            if spec.approval_contact_channel is not None:
-                yield ("spec", "approvalContactChannel"), _NO_APPROVALS
-        case Agent(spec=spec):
-            if spec.human_contact_channels:
-                yield ("spec", "humanContactChannels"), f"spec.humanContactChannels {_NOT_YET}"
-        case ContactChannel():
-            yield ("kind",), f"ContactChannel is stored and {_NOT_YET}"
-        case LLM() | Toolset() | Quota() | Subscription() | Grant():
+        case LLM() | Agent() | Toolset() | Quota() | ContactChannel() | Subscription() | Grant():
             return
         case _:
             yield from _task_without_effect(manifest)

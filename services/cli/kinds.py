@@ -84,7 +84,7 @@ KINDS: tuple[KindInfo, ...] = (
     KindInfo(
         "ContactChannel",
         ("contactchannel", "contactchannels", "channel", "channels"),
-        "",
+        "human-contact",
         (Column("TYPE"), Column("READY"), Column("STATUS"), Column("DETAIL", wide=True)),
     ),
     KindInfo(

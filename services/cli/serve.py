@@ -18,6 +18,7 @@ SERVICES: Mapping[str, str] = {
     "planner": "services.planner.main",
     "llm-gateway": "services.llm_gateway.main",
     "tool-executor": "services.tool_executor.main",
+    "human-contact": "services.human_contact.main",
     "notifier": "services.notifier.main",
 }
 """Each service by its outward name, and the module whose `build` makes it."""

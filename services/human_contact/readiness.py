@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from schemas.contact_channels import problem_of
 from schemas.resources import ContactChannel, Status
 from schemas.subjects import ResourceKey
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.registry import ChannelKey, Channels
-from services.human_contact.core.checks import problem_of
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import Tasks
 

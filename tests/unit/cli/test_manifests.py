@@ -102,12 +102,7 @@ def test_the_predecessors_manifests_are_read_as_they_are() -> None:
     assert {resource.api_version for resource in found.resources} == {API_VERSION}
     assert isinstance(server, MCPServer)
     assert server.spec.args == ("mcp-server-fetch",)
-    assert found.notes == (
-        "x.yaml:26: spec.resources has no effect yet: limit the tool-executor's process instead",
-        "x.yaml:27: spec.approvalContactChannel: approvals cannot be asked for yet, so this server will not be used",
-        "x.yaml:36: spec.humanContactChannels has no effect yet",
-        "x.yaml:41: ContactChannel is stored and has no effect yet",
-    )
+    assert found.notes == ("x.yaml:26: spec.resources has no effect yet: limit the tool-executor's process instead",)
 
 
 def test_a_predecessors_task_with_a_conversation_becomes_a_request() -> None:
