@@ -205,3 +205,42 @@ async def test_a_person_who_has_answered_is_not_asked_again_when_the_replica_is_
         await bench.reply(task, "accept", OSLO)
         assert (await bench.until_result(task)).content == SAID
         assert len(await bench.bus.log(0).subjects(f"{task.root}.int.>")) == 2
+
+
+async def test_what_a_lost_replica_asked_for_a_call_that_is_not_repeated_is_withdrawn(record: Path) -> None:
+    memory = MemoryServer()
+    bench = Bench(MemoryBus(memory))
+    async with executor(memory, settings=Settings(drain_s=0.1)):
+        await bench.declare(plain("old", record, tools=ASKS))
+        await bench.until_ready("old")
+        task = await bench.ask("old__ask")
+        await bench.question(task)
+    assert await bench.reply_to(task) is None, "the call may be made again, and the question with it"
+    async with executor(memory):
+        assert (await bench.until_result(task)).outcome == "unknown"
+        answered = await bench.reply_to(task)
+        assert answered is not None
+        assert answered.via == "withdrawn"
+
+
+async def test_the_same_question_is_asked_as_often_as_the_server_asks_it(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("old", record, tools=[{"name": "twice", "does": "ask-twice"}]))
+        await bench.until_ready("old")
+        task = await bench.ask("old__twice")
+        for k, name in enumerate(("first", "second"), start=1):
+            await bench.question(task, k)
+            await bench.reply(task, "accept", {"name": name}, k)
+        content = (await bench.until_result(task)).content
+        assert content.index("first") < content.index("second")
+
+
+async def test_a_server_that_never_stops_asking_is_told_that_nobody_answers(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("old", record, tools=[{"name": "all", "does": "ask-all"}]))
+        await bench.until_ready("old")
+        task = await bench.ask("old__all")
+        for k in range(1, asking.QUESTIONS_MAX + 1):
+            await bench.question(task, k)
+            await bench.reply(task, "decline", None, k)
+        assert '"action": "cancel"' in (await bench.until_result(task)).content

@@ -1,7 +1,8 @@
 """An MCP server of the older protocol, by hand and without the SDK: quick to start, and as odd as its `$PLAIN` says.
 
 `$PLAIN` is a JSON object:
-    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta, pid or ask
+    tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta, pid, ask,
+              ask-twice, or ask-all (until nobody answers)
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
@@ -81,6 +82,12 @@ async def call(params: dict[str, Any]) -> dict[str, Any]:
             text = json.dumps(params.get("_meta", {}))
         case "ask":
             text = json.dumps(await ask("What is your name?"))
+        case "ask-twice":
+            text = json.dumps([await ask("What is your name?") for _ in range(2)])
+        case "ask-all":
+            while (said := await ask("And now?"))["action"] != "cancel":
+                pass
+            text = json.dumps(said)
         case "pid":
             text = str(os.getpid())
         case _:
