@@ -166,7 +166,14 @@ PEOPLE: tuple[msgspec.Struct, ...] = (
         comment="but only this once",
     ),
     InteractionStep(
-        interaction="r2.1.0", step=1, channel="lead", at=AT, until=LATER, place="1700000000.000100", reminded=2
+        interaction="r2.1.0",
+        step=1,
+        channel="lead",
+        at=AT,
+        until=LATER,
+        place="1700000000.000100",
+        reminded=2,
+        delivered=True,
     ),
     PeopleDue(interaction="r2.1.0", due=LATER),
     AnswerInteraction(
