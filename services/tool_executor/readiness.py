@@ -16,7 +16,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from schemas.resources import ResourceStatus
+from schemas.resources import MCPServer, ResourceStatus, Status
 from schemas.subjects import ResourceKey
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import Tasks
@@ -59,11 +59,19 @@ class Readiness:
         await self.pool.close()
 
     def _on_resource(self, key: ResourceKey) -> None:
+        if key.kind == "ContactChannel":
+            self._look_at_approved_by(key.namespace, key.name)
         if key.kind != KIND:
             return
         if key.part == "spec":
             self.pool.look()
         self._look(ServerKey(key.namespace, key.name), news=False)
+
+    def _look_at_approved_by(self, namespace: str, channel: str) -> None:
+        for server, _ in self._resources.all(MCPServer):
+            ref, metadata = server.spec.approval_contact_channel, server.metadata
+            if ref is not None and (metadata.namespace, ref.name) == (namespace, channel):
+                self._look(ServerKey(namespace, metadata.name), news=False)
 
     def _changed(self, key: ServerKey) -> None:
         self._connected.set(sum(one.tools is not None for one in self.pool.connections.values()))
@@ -98,6 +106,9 @@ class Readiness:
         status = self._resources.status(KIND, *key)
         if reason := self.pool.invalid(key):
             await self._say_error(key, f"Validation failed: {reason}", status)
+        elif (why := self._without_approver(key)) is not None:
+            tools = status.tools if status else ()
+            await self._resources.set_status(KIND, *key, status=why[0], detail=why[1], tools=tools)
         elif connection is None:
             return
         elif connection.tools is not None:
@@ -109,6 +120,22 @@ class Readiness:
             await self._say_error(key, f"Connection failed: {connection.detail}", status)
         elif status is None:
             await self._resources.set_status(KIND, *key, status="Pending", detail="Initializing")
+
+    def _without_approver(self, key: ServerKey) -> tuple[Status, str] | None:
+        """What is said of a server whose calls have to be approved by people who cannot be reached.
+
+        Every replica knows the same of it, so none contradicts another.
+        """
+        server = self._resources.get(MCPServer, *key)
+        ref = server.spec.approval_contact_channel if server is not None else None
+        if ref is None:
+            return None
+        if self._resources.known("ContactChannel", key.namespace, ref.name) is None:
+            return "Error", f'Validation failed: ContactChannel "{ref.name}" not found'
+        channel = self._resources.status("ContactChannel", key.namespace, ref.name)
+        return (
+            None if channel is not None and channel.ready else ("Pending", f'ContactChannel "{ref.name}" is not ready')
+        )
 
     async def _say_error(self, key: ServerKey, detail: str, status: ResourceStatus | None) -> None:
         if self._may_contradict(key, status):

@@ -13,7 +13,17 @@ import msgspec
 import pytest
 
 from schemas import subjects
-from schemas.resources import EnvVar, MCPServer, Ref, ResourceStatus, SecretKeyRef, SecretSource
+from schemas.resources import (
+    ContactChannel,
+    ContactChannelSpec,
+    EnvVar,
+    MCPServer,
+    Metadata,
+    Ref,
+    ResourceStatus,
+    SecretKeyRef,
+    SecretSource,
+)
 from schemas.wire import decode
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.server import MemoryServer
@@ -21,6 +31,7 @@ from services.runtime.tasks import spawn
 from services.tool_executor import readiness
 from services.tool_executor.mcp import connection, pool
 from tests.support.mcp_servers.bench import Bench, executor, module, on_bench, plain, stdio_server, until
+from tests.support.stage import Stage
 
 GOOD = {"HOLDFAST_SECRET_PLAIN_CONFIG": "{}"}
 MORE = {"HOLDFAST_SECRET_PLAIN_CONFIG": json.dumps({"tools": [{"name": "echo"}, {"name": "more"}]})}
@@ -152,13 +163,20 @@ async def test_a_broken_manifest_is_never_said_to_be_ready(record: Path) -> None
         assert not any(text.startswith("Ready") for text in said[seen:])
 
 
-async def test_a_server_that_needs_approval_is_refused_rather_than_run_without(record: Path) -> None:
+async def test_a_server_whose_calls_are_approved_is_ready_when_people_can_be_asked(record: Path) -> None:
     server = plain("s", record)
     guarded = msgspec.structs.replace(server.spec, approval_contact_channel=Ref(name="people"))
+    people = ContactChannel(metadata=Metadata(name="people"), spec=ContactChannelSpec(type="console"))
     async with on_bench() as bench:
+        stage = Stage(bench.bus)
         await bench.declare(msgspec.structs.replace(server, spec=guarded))
-        status = await bench.until_status("s", "Error", detail="Validation failed: ")
-        assert "approvalContactChannel" in status.status_detail
+        await bench.until_status("s", "Error", detail='Validation failed: ContactChannel "people" not found')
+        revision = await stage.apply(people)
+        await bench.until_status("s", "Pending", detail='ContactChannel "people" is not ready')
+        await stage.say_ready(people, revision)
+        await bench.until_ready("s")
+        await stage.say_ready(people, revision, ready=False)
+        await bench.until_status("s", "Pending", detail='ContactChannel "people" is not ready')
 
 
 async def test_a_server_that_appears_later_is_found(record: Path) -> None:
