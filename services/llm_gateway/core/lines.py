@@ -46,7 +46,7 @@ LEARNED_AFTER = 3
 USED_SHARE_DEFAULT = 0.3
 """What is used of what was reserved, before that."""
 WAIT_MIN_S = 0.1
-NAP_S = 300.0
+NAP_S = 600.0
 """The longest wait without a look, until a call has waited for longer than that: limits change, and others leave."""
 GRACE_S = 2.0
 """How long a claim is kept after its call should have looked again."""

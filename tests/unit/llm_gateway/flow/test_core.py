@@ -208,7 +208,7 @@ def test_waiting_calls_look_again_one_after_another() -> None:
 def test_nobody_sleeps_for_long_without_a_look() -> None:
     pool = Pool(LLMLimits(requests_per_minute=1))
     waits = [answer.for_s for n in range(500) if isinstance(answer := pool.ask(f"t{n}"), Parked)]
-    assert max(waits) <= 300
+    assert max(waits) <= 600
 
 
 def test_a_new_call_does_not_overtake_its_line() -> None:
