@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -57,7 +57,9 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, wait
 class Fleet:
     """A server and the replicas on it."""
 
-    def __init__(self, directory: Path, *, commit: str, ack_wait_s: float = ACK_WAIT_S) -> None:
+    def __init__(
+        self, directory: Path, *, commit: str, ack_wait_s: float = ACK_WAIT_S, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self.server = NatsServer(directory, name="holdfast-embedded")
         self.deaths: list[Death] = []
@@ -67,6 +69,7 @@ class Fleet:
             "HOLDFAST_COMMIT": commit,
             "HOLDFAST_ACK_WAIT_S": str(ack_wait_s),
             "HOLDFAST_RECONCILE_S": str(RECONCILE_S),
+            **(environ or {}),
         }
         self._alive: dict[int, Replica] = {}
         self._started: list[Replica] = []
@@ -189,9 +192,11 @@ def _is_ready(log: Path) -> bool:
 
 
 @asynccontextmanager
-async def fleet(directory: Path, *, commit: str, ack_wait_s: float = ACK_WAIT_S) -> AsyncGenerator[Fleet]:
+async def fleet(
+    directory: Path, *, commit: str, ack_wait_s: float = ACK_WAIT_S, environ: Mapping[str, str] | None = None
+) -> AsyncGenerator[Fleet]:
     """A running server and no replicas yet; nothing of it is left at the end."""
-    running = Fleet(directory, commit=commit, ack_wait_s=ack_wait_s)
+    running = Fleet(directory, commit=commit, ack_wait_s=ack_wait_s, environ=environ)
     try:
         await running.open()
         yield running

@@ -30,6 +30,8 @@ from unittest import mock
 
 from services.llm_gateway import main as llm_gateway
 from services.llm_gateway.providers import scripted
+from services.notifier import main as notifier
+from services.notifier.sinks import http
 from services.planner import main as planner
 from services.runtime.consumer import Handler, Inbound
 from services.runtime.nats import bus as nats_bus
@@ -50,6 +52,7 @@ BUILDS: Mapping[str, Build] = {
     "planner": planner.build,
     "llm-gateway": llm_gateway.build,
     "tool-executor": tool_executor.build,
+    "notifier": notifier.build,
 }
 YIELDS = 5
 """Turns of the event loop after which a request has been written and its answer has not come."""
@@ -168,6 +171,7 @@ def watch_all(watch: Watch) -> None:
     mock.patch.object(nats_bus, "Connection", WatchedConnection).start()
     _watch_calls(watch, scripted.ScriptedModel, "call", "call-model")
     _watch_calls(watch, session.Session, "call", "call-tool")
+    _watch_calls(watch, http.Http, "post", "post")
 
 
 def _watch_calls(watch: Watch, kind: type[Any], method: str, name: str) -> None:

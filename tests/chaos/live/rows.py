@@ -53,6 +53,7 @@ _ANSWERS = {b"+ACK": "ack", b"-NAK": "nak", b"+WPI": "still-working", b"+TER": "
 _STORED = {
     ("cmd", "llm"): "ensure-model-command",
     ("cmd", "tool"): "ensure-tool-command",
+    ("cmd", "notify"): "ensure-notify-command",
     ("evt", "submitted"): "record-submission",
     ("evt", "llm"): "record-model-outcome",
     ("evt", "tool"): "record-tool-result",
@@ -75,6 +76,8 @@ def message_step(subject: str, data: bytes, *, batch: bool = False) -> str:
             return "write-status"
         case ["$KV", *_]:
             return "write-state"
+        case ["hf", "timer", "notify", "fire", *_]:
+            return "wake"
         case ["hf", ("timer" | "live" | "stop" | "tasks" | "dlq") as what, *_]:
             return {
                 "timer": "set-timer",
@@ -83,8 +86,8 @@ def message_step(subject: str, data: bytes, *, batch: bool = False) -> str:
                 "tasks": "store-request",
                 "dlq": "write-dead-letter",
             }[what]
-        case ["hf", _, _, ("msg" | "led") as what, *_]:
-            return {"msg": "record-context", "led": "write-ledger"}[what]
+        case ["hf", _, _, ("msg" | "led" | "ntf") as what, *_]:
+            return {"msg": "record-context", "led": "write-ledger", "ntf": "write-notification"}[what]
         case ["hf", _, _, "evt", _, what, *_]:
             return _STORED.get(("evt", what), "")
         case ["hf", _, _, "cmd", what, *_]:
@@ -112,10 +115,14 @@ def handling_of(subject: str, data: bytes) -> str:
     match subject.split("."):
         case ["hf", "tasks", _, verb]:
             return f"{verb}-request"
+        case ["hf", "timer", "notify", *_]:
+            return "notification"
         case ["hf", "timer", *_, timer]:
             return f"{timer.partition('-')[0]}-timer"
         case ["hf", _, _, "cmd", "llm", *_]:
             return "model-command"
+        case ["hf", _, _, "cmd", "notify", *_]:
+            return "notify-command"
         case ["hf", _, _, "cmd", "tool", *_]:
             return f"tool-command-{json.loads(data)['tool']}"
         case ["hf", _, _, "evt", _, "llm", *_]:
