@@ -11,6 +11,7 @@ import msgspec
 from schemas.task import AwaitingModel, AwaitingTools, Ended, LLMSpend, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
 from services.cli.client import Client, Declared
+from services.cli.deliveries import notification_rows, notifications
 from services.cli.documents import status_text
 from services.cli.events import EventLine, event_lines
 from services.cli.exits import not_found
@@ -33,7 +34,10 @@ async def describe(client: Client, info: KindInfo, namespace: str, name: str, no
         case "Task":
             known = await details(client, namespace, name)
             said = await steps(client.log_of(known.task), known.state.window)
-            return "\n".join(_task(known, said, now))
+            lines = _task(known, said, now)
+            if told := await notifications(client.log_of(known.task), known.task):
+                lines += ["Notifications:", *_indented("\n".join(notification_rows(told, now)))]
+            return "\n".join(lines)
         case "ToolCall":
             return "\n".join(_toolcall(await find_toolcall(client, namespace, name), now))
         case _:

@@ -9,12 +9,18 @@ from urllib.parse import urlsplit
 from schemas.notifications import NotificationPending, Receiver, contradictions, sink_of
 from schemas.resources import (
     ContactChannel,
+    ContactChannelSpec,
+    EmailOptions,
     EmailSink,
     EnvVar,
     SecretKeyRef,
+    SlackOptions,
     SlackSink,
+    SMTPOptions,
+    SMTPServer,
     Subscription,
     SubscriptionSpec,
+    WebhookOptions,
     WebhookSink,
 )
 from schemas.task import Cancelled, Failed, FinalAnswer
@@ -53,12 +59,13 @@ class Receivers:
         self._resources = runtime.resources
         self._secrets = runtime.secrets
         self._humanlayer_url = settings.humanlayer_url
+        self._slack_url = settings.slack_url
         allowed = [entry for entry in settings.egress_allow.split(",") if entry.strip()]
-        own = urlsplit(settings.humanlayer_url).hostname
+        own = [urlsplit(url).hostname for url in (settings.humanlayer_url, settings.slack_url)]
         try:
             self.egress = Egress(Rules.of(allowed))
-            # The operator's own setting: it may be in the operator's own network.
-            self._trusted = Http(Egress(Rules.of([*allowed, *([own] if own else [])])))
+            # The operator's own settings: they may be in the operator's own network.
+            self._trusted = Http(Egress(Rules.of([*allowed, *(host for host in own if host)])))
         except BadRule as error:
             raise Broken(f"HOLDFAST_EGRESS_ALLOW: {error}") from error
         self._http = Http(self.egress)
@@ -145,12 +152,40 @@ class Receivers:
             timeout_s=RESPONSE_TIMEOUT_S,
         )
 
-    def _channel(self, channel: ContactChannel) -> Sink:
-        spec = channel.spec
-        source = spec.channel_api_key_from or spec.api_key_from
-        if source is None:
-            raise BadSink(f"ContactChannel {channel.metadata.name!r} names no API key")
-        return HumanLayer(self._trusted, self._humanlayer_url, spec, self._secrets.get(source.secret_key_ref))
+    def _channel(self, channel: ContactChannel) -> Sink | Unwanted:
+        """A channel that Holdfast talks to itself, or by the API that the predecessor's manifests expect."""
+        match channel.spec:
+            case ContactChannelSpec(type="console"):
+                return Unwanted("a console is not told: `holdfast get tasks` shows what became of a task")
+            case ContactChannelSpec(
+                type="webhook", webhook=WebhookOptions(url=url, signing_secret_from=key, timeout_s=timeout_s) as hook
+            ):
+                return Webhook(
+                    self._http,
+                    url,
+                    kind="contactChannel",
+                    body=event_body,
+                    keys=self._keys((key.secret_key_ref,)),
+                    headers=self._headers(hook.headers),
+                    timeout_s=timeout_s,
+                )
+            case ContactChannelSpec(type="slack", slack=SlackOptions(channel_or_user_id=to, bot_token_from=token)) if (
+                token is not None
+            ):
+                value = self._secrets.get(token.secret_key_ref)
+                return SlackMessage(self._trusted, self._slack_url, to, value, timeout_s=RESPONSE_TIMEOUT_S)
+            case ContactChannelSpec(type="email", email=EmailOptions(smtp=SMTPOptions() as smtp) as email):
+                login = None
+                if smtp.password_from is not None:
+                    login = (smtp.username, self._secrets.get(smtp.password_from.secret_key_ref))
+                server = SMTPServer(host=smtp.host, port=smtp.port, security=smtp.security)
+                sink = EmailSink(to=(email.address,), from_=smtp.sender, smtp=server)
+                return Email(self._postman, sink, login, subject=email.subject)
+            case spec:
+                source = spec.channel_api_key_from or spec.api_key_from
+                if source is None:
+                    raise BadSink(f"ContactChannel {channel.metadata.name!r} names no API key")
+                return HumanLayer(self._trusted, self._humanlayer_url, spec, self._secrets.get(source.secret_key_ref))
 
     def _keys(self, refs: tuple[SecretKeyRef, ...]) -> tuple[bytes, ...]:
         keys: list[bytes] = []

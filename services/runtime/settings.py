@@ -67,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Hosts and networks that notifications may reach though they are not public, separated by commas."""
     humanlayer_url: str = "https://api.humanlayer.dev"
     """The API that contact channels are reached by."""
+    slack_url: str = "https://slack.com/api"
+    """Slack's Web API, for contact channels with a bot's token."""
     response_url_secret: str = ""
     """The secrets `<name>/<key>` that posts to a task's responseURL are signed with, separated by commas."""
     notify_give_up_s: float = 86_400.0

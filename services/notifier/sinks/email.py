@@ -58,22 +58,23 @@ class Email:
 
     kind: Literal["email"] = "email"
 
-    def __init__(self, postman: Postman, sink: EmailSink, login: tuple[str, str] | None) -> None:
+    def __init__(self, postman: Postman, sink: EmailSink, login: tuple[str, str] | None, *, subject: str = "") -> None:
         self.endpoint = f"smtp://{sink.smtp.host}:{sink.smtp.port}"
         self._postman = postman
         self._sink = sink
         self._login = login
+        self._subject = subject
 
     async def send(self, letter: Letter) -> Outcome:
         """Send it."""
         try:
-            message = composed(self._sink, letter)
+            message = composed(self._sink, letter, self._subject)
         except ValueError as error:
             return NotTaken(error=f"no e-mail can be made of it: {error}", again=False)
         return await self._postman.hand_over(self._sink.smtp, self._login, message)
 
 
-def composed(sink: EmailSink, letter: Letter) -> EmailMessage:
+def composed(sink: EmailSink, letter: Letter, subject: str = "") -> EmailMessage:
     """The message; the same at every attempt. Raises `ValueError` for addresses that are none."""
     told = letter.told
     message = EmailMessage()
@@ -81,7 +82,7 @@ def composed(sink: EmailSink, letter: Letter) -> EmailMessage:
     message["Date"] = format_datetime(told.at)
     message["From"] = sink.from_
     message["To"] = ", ".join(sink.to)
-    message["Subject"] = headline(told)
+    message["Subject"] = subject or headline(told)
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(shortened(announcement(told), TEXT_LENGTH_MAX))
     return message

@@ -1,4 +1,4 @@
-"""Webhooks: a `responseURL`, and a Subscription's, signed as Standard Webhooks has it."""
+"""Webhooks: a `responseURL`, a Subscription's and a contact channel's, signed as Standard Webhooks has it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Webhook:
         http: Http,
         url: str,
         *,
-        kind: Literal["responseURL", "webhook"],
+        kind: Literal["responseURL", "contactChannel", "webhook"],
         body: Callable[[Told, str], bytes],
         keys: Sequence[bytes],
         headers: Mapping[str, str],
         timeout_s: float,
     ) -> None:
-        self.kind: Literal["responseURL", "webhook"] = kind
+        self.kind: Literal["responseURL", "contactChannel", "webhook"] = kind
         self.endpoint = place_of(url)
         self._http = http
         self._url = url

@@ -8,8 +8,17 @@ import json
 import pytest
 
 from schemas.notifications import NotificationDelivered, NotificationFailed
-from schemas.resources import ContactChannel, ContactChannelSpec, EmailOptions, Metadata, SlackOptions
+from schemas.resources import (
+    ContactChannel,
+    ContactChannelSpec,
+    EmailOptions,
+    Metadata,
+    SlackOptions,
+    SMTPOptions,
+    WebhookOptions,
+)
 from services.notifier.core import machine
+from tests.support.mail_server import mail_server
 from tests.support.notifying import notifying, secret
 from tests.support.raw_http import Asked, raw_server, response
 
@@ -118,3 +127,51 @@ async def test_a_conflict_after_an_attempt_that_may_have_arrived_means_that_it_d
             task = await here.finished(contactChannelRef="oncall")
             (done,) = await here.until_all(task, NotificationDelivered)
             assert [one.status for one in done.tried] == [502, 409]
+
+
+async def test_a_channel_with_a_bot_s_token_is_told_by_slack_itself() -> None:
+    async with raw_server() as server:
+        server.paths["/api/chat.postMessage"] = response(b'{"ok":true,"ts":"17.1"}')
+        slack = SlackOptions(channel_or_user_id="C1234", bot_token_from=secret("token", "hl"))
+        url = f"http://127.0.0.1:{server.port}/api"
+        async with notifying(SECRETS, slack_url=url, egress_allow="") as here:
+            await here.apply(channel(ContactChannelSpec(type="slack", slack=slack)))
+            task = await here.finished("Test result", contactChannelRef="oncall")
+            (done,) = await here.until_all(task, NotificationDelivered)
+        assert done.thread == "17.1"
+        message = json.loads(server.asked[0].body)
+        assert message["channel"] == "C1234"
+        assert "Test result" in message["text"]
+
+
+async def test_a_channel_with_a_mail_server_is_sent_mail() -> None:
+    with mail_server() as server:
+        smtp = SMTPOptions(host="127.0.0.1", port=server.port, security="none", sender="h@example.org")
+        mail = EmailOptions(address="ada@example.com", subject="From Holdfast", smtp=smtp)
+        async with notifying(SECRETS) as here:
+            await here.apply(channel(ContactChannelSpec(type="email", email=mail)))
+            task = await here.finished("Test result", contactChannelRef="oncall")
+            await here.until_all(task, NotificationDelivered)
+        assert server.messages[0]["Subject"] == "From Holdfast"
+        assert server.envelopes[0].rcpt_tos == ["ada@example.com"]
+
+
+async def test_a_channel_that_is_a_webhook_is_posted_a_signed_event() -> None:
+    async with raw_server() as server, notifying() as here:
+        server.paths["/hook"] = response()
+        url = f"http://127.0.0.1:{server.port}/hook"
+        hook = WebhookOptions(url=url, signing_secret_from=secret("signing"))
+        await here.apply(channel(ContactChannelSpec(type="webhook", webhook=hook)))
+        task = await here.finished("Test result", contactChannelRef="oncall")
+        await here.until_all(task, NotificationDelivered)
+        assert json.loads(server.asked[0].body)["data"]["output"] == "Test result"
+        assert server.asked[0].headers["webhook-signature"].startswith("v1,")
+
+
+async def test_a_console_is_not_told() -> None:
+    async with notifying() as here:
+        await here.apply(channel(ContactChannelSpec(type="console")))
+        task = await here.finished(contactChannelRef="oncall")
+        (ended,) = await here.until_all(task, NotificationFailed)
+        assert "console" in ended.error
+        assert await here.letters() == []
