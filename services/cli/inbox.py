@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
@@ -65,7 +65,8 @@ def row(asked: InteractionRequested, now: datetime) -> tuple[str, ...]:
     """Its line in the list."""
     left = seconds_text((asked.expires - now).total_seconds())
     who = asked.server or asked.agent
-    return (asked.task, asked.interaction, asked.kind, safe(who), left, one_line(asked.message))
+    message = asked.message if asked.kind != "approval" else f"{asked.tool} {asked.arguments}"
+    return (asked.task, asked.interaction, asked.kind, safe(who), left, one_line(message))
 
 
 def text_of(asked: InteractionRequested, now: datetime) -> str:
@@ -85,9 +86,21 @@ def text_of(asked: InteractionRequested, now: datetime) -> str:
         lines += [f"Choose one of: {', '.join(map(safe, asked.choices))}"]
     if asked.schema is not None:
         lines += _fields(asked.schema)
-    example = "--accept '{...}'" if asked.schema is not None else "--accept yes"
-    lines.append(f"Answer: holdfast answer {asked.task} {asked.interaction} {example} | --decline")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"Answer: {_how(asked)}"])
+
+
+def _how(asked: InteractionRequested) -> str:
+    where = f"{asked.task} {asked.interaction}"
+    match asked.kind:
+        case "approval":
+            return f"holdfast approve {where} | holdfast reject {where} -m 'why'"
+        case "question":
+            return f'holdfast answer {where} --accept \'{{"answer": "..."}}\' | --decline'
+        case "elicitation":
+            example = "--accept '{...}'" if asked.schema is not None else "--accept yes"
+            return f"holdfast answer {where} {example} | --decline"
+        case _:
+            assert_never(asked.kind)
 
 
 def answer_of(asked: InteractionRequested, *, accept: str | None, comment: str, by: str) -> AnswerInteraction:

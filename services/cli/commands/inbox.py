@@ -78,12 +78,13 @@ async def answer(
         raise Stop("say one of --accept JSON and --decline", ExitCode.USAGE)
     async with connected(target.server) as client:
         asked = await interaction(client, target.namespace, task, id_)
-        request = answer_of(asked, accept=accept, comment=comment, by=_user())
+        request = answer_of(asked, accept=accept, comment=comment, by=user())
         await client.answer(target.namespace, request)
     write(f"task/{task} {id_} {'declined' if decline else 'accepted'}")
 
 
-def _user() -> str:
+def user() -> str:
+    """Whoever runs this command; empty if nobody can say."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
