@@ -133,8 +133,10 @@ async def _fails(command: Sequence[str]) -> str:
         async with asyncio.timeout(PROBE_S):
             _, words = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return f"it did not end within {PROBE_S:g} s"
+    finally:
+        if process.returncode is None:  # out of patience, or the executor ends
+            process.kill()
+            await process.communicate()
     said = words.decode(errors="replace").strip()[-300:]
     return "" if process.returncode == 0 else said or f"it ended with status {process.returncode}"

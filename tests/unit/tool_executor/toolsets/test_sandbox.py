@@ -1,12 +1,17 @@
-"""The command line of the sandbox."""
+"""The command line of the sandbox, and how it is found."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from services.tool_executor.toolsets.sandbox import PROGRAMS, Sandbox, bwrap_command, is_inside, places_of
+from services.runtime.tasks import spawn
+from services.tool_executor.toolsets import sandbox
+from services.tool_executor.toolsets.sandbox import PROGRAMS, Sandbox, bwrap_command, detect, is_inside, places_of
+from tests.support import waiting
+from tests.support.mcp_servers.bench import alive
 
 BOX = Sandbox("/usr/bin/bwrap", ("--disable-userns",), "")
 
@@ -77,3 +82,51 @@ def test_the_directories_of_a_program_are_shown_if_they_are_not_anyway(tmp_path:
     assert places_of("/usr/bin/bash") == ()
     assert places_of(str(tmp_path / "link")) == (str(tmp_path), str(tmp_path / "real"))
     assert places_of("/program") == ()
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, place: Path, script: str) -> None:
+    """A `bwrap` that does what a test says."""
+    program = place / "bwrap"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "why_not"),
+    [
+        ("exit 0", ("--disable-userns",), ""),
+        ('case "$*" in *--disable-userns*) echo unknown >&2; exit 1;; esac', (), ""),
+        ("echo No permissions to create new namespace >&2; exit 1", (), "does not work here: No permissions"),
+        ("exit 3", (), "does not work here: it ended with status 3"),
+    ],
+)
+async def test_the_sandbox_is_tried_before_it_is_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, options: tuple[str, ...], why_not: str
+) -> None:
+    stand_in(monkeypatch, tmp_path, script)
+    found = await detect()
+    assert why_not in found.why_not
+    assert (bool(found.program), found.options) == (not why_not, options)
+
+
+async def test_a_sandbox_that_hangs_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sandbox, "PROBE_S", 0.1)
+    stand_in(monkeypatch, tmp_path, "exec sleep 60")
+    assert "it did not end within 0.1 s" in (await detect()).why_not
+
+
+async def test_a_machine_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await detect() == Sandbox(why_not="bwrap is not installed")
+
+
+async def test_looking_for_it_can_be_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    looking = spawn(detect(), name="looking")
+    noted = tmp_path / "pid"
+    await waiting.until(lambda: noted.exists() and bool(noted.read_text().strip()), "it runs")
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    assert not alive(int(noted.read_text()))
