@@ -46,6 +46,7 @@ NODE = closed("next", next={"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}
         (closed("a", a={"type": "string", "pattern": "^a"}), True, False),
         (closed("a", a={"type": "array", "items": TEXT, "minItems": 3}), True, False),
         (closed("a", a={"$ref": "#/$defs/node"}) | {"$defs": {"node": NODE}}, True, False),  # a schema of itself
+        (closed("a", a={"anyOf": [{"$ref": "#"}, {"type": "null"}]}), True, False),
         ({**closed("a", a=TEXT), "additionalProperties": True}, False, False),
         ({"type": "object", "properties": {"a": TEXT}, "required": ["a"]}, False, False),
         ({"type": "object", "additionalProperties": TEXT}, False, False),

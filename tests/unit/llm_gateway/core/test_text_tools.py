@@ -170,6 +170,24 @@ def test_several_calls_are_read_in_their_order_with_prose_between() -> None:
     assert calls_in(f"{CALL}\n{second}") == [("clock__now", ARGUMENTS), ("shell__run", {})]
 
 
+def test_what_is_no_call_neither_hides_nor_ends_the_calls_around_it() -> None:
+    second = '{"tool": "shell__run", "arguments": {}}'
+    example = '```json\n{"zone": "UTC"}\n```\nis how a zone is written.\n'
+    assert calls_in(f"{example}{CALL}") == [("clock__now", ARGUMENTS)]
+    assert read(f"{example}{CALL}", TOOLS).content == example.rstrip()
+    assert calls_in(f"{CALL}\n{{that}} was one, and\n{second}") == [("clock__now", ARGUMENTS), ("shell__run", {})]
+
+
+def test_a_list_of_which_not_all_are_calls_is_an_answer() -> None:
+    text = f'[{CALL}, {{"zone": "UTC"}}]'
+    assert read(text, TOOLS) == (text, ())
+
+
+def test_arguments_beside_the_name_are_taken_without_what_is_said_aside() -> None:
+    assert calls_in('{"tool": "shell__run", "x": 1, "thought": "t"}') == [("shell__run", {"x": 1})]
+    assert calls_in('{"tool": "clock__now", "zone": "UTC", "x": 1}') == [("clock__now", {"zone": "UTC"})]
+
+
 def test_no_more_calls_are_read_than_the_limit() -> None:
     assert len(read("\n".join([CALL] * (CALLS_MAX + 5)), TOOLS).calls) == CALLS_MAX
     assert len(read(json.dumps([json.loads(CALL)] * (CALLS_MAX + 5)), TOOLS).calls) == CALLS_MAX
@@ -241,6 +259,7 @@ def test_an_unknown_tool_is_a_call_so_that_the_model_is_told(text: str) -> None:
         ),
         ('{"tool": "clock__now", "arguments": {"zone": "Eur', '{"tool": "clock__now", "arguments": {"zone": "Eur'),
         ("{'tool': 'clock__now', 'arguments': {}}", "{'tool': 'clock__now', 'arguments': {}}"),
+        ('{"tool": "clock__now", "zone": }', '{"tool": "clock__now", "zone": }'),
         ("{tool: clock__now, arguments: {}}", "{tool: clock__now, arguments: {}}"),
         (
             '{"tool": "clock__now", "arguments": {"a": 1,}}\nObservation: noon',
