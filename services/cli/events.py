@@ -69,7 +69,7 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
         case ModelAnswered() as answer:
             return _answer(answer, late=late)
         case ModelFailed() as failure:
-            return True, *_failure(failure)
+            return failure.failure != "throttled", *_failure(failure)
         case WindowCompacted() as compacted:
             tokens = f"about {compacted.tokens_before} tokens became {compacted.tokens_after}"
             return False, "WindowCompacted", f"turn {compacted.turn}: {compacted.policy}, {tokens}: {compacted.reason}"
@@ -110,10 +110,14 @@ def _answer(answer: ModelAnswered, *, late: bool) -> tuple[bool, str, str]:
         return late, "ToolCallsPending" if not late else "LateAnswer", text
     if not answer.message.content.strip():
         return True, "LLMEmptyReply", took
+    if answer.invalid:
+        return True, "InvalidResponse", f"{took}: the answer does not fit the response format: {answer.invalid}"
     return late, "LLMFinalAnswer" if not late else "LateAnswer", f"{took}: {answer.message.content}"
 
 
 def _failure(failure: ModelFailed) -> tuple[str, str]:
+    if failure.failure == "throttled":
+        return "LLMThrottled", f"turn {failure.turn}, attempt {failure.attempt}: waits for a limit: {failure.error}"
     status = f" with status {failure.status}" if failure.status is not None else ""
     message = f"turn {failure.turn}, attempt {failure.attempt}: LLM request failed{status}: {failure.error}"
     refused = failure.failure == "refused" and failure.status is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished, WindowCompacted
 from schemas.live import ToolProgress
 from schemas.streamed_text import TextPiece, TextRestarted
 from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Waiting
@@ -114,8 +114,10 @@ class LiveNarrator:
 
     def _record(self, record: Recorded) -> None:
         match record.fact:
-            case ModelAnswered(message=message):
+            case ModelAnswered(message=message) as answer:
                 self._end_text()
+                for line in misfit(answer):
+                    self._line(f"! {line}", "yellow")
                 for call in message.tool_calls:
                     arguments = one_line(call.arguments, ARGUMENTS_WIDTH)
                     self._line(f"→ {call.name} {arguments}", "cyan")
@@ -123,7 +125,7 @@ class LiveNarrator:
                 self._end_text()
                 good = result.outcome == "succeeded"
                 self._line(f"{'✓' if good else '✗'} {_result(result)}", "green" if good else "red")
-            case ModelFailed():
+            case ModelFailed() | WindowCompacted():
                 self._end_text()
                 for line in said(record):
                     self._line(f"! {line}", "yellow")
@@ -180,12 +182,17 @@ def said(record: Recorded) -> list[str]:
     match record.fact:
         case TaskSubmitted(task=task, spec=spec):
             return [f"task {task} for agent {spec.agent}"]
-        case ModelAnswered(message=message):
+        case ModelAnswered(message=message) as answer:
             lines = safe(message.content).splitlines()
             return [
                 *lines,
                 *(f"call {call.name} {one_line(call.arguments, ARGUMENTS_WIDTH)}" for call in message.tool_calls),
+                *misfit(answer),
             ]
+        case ModelFailed(failure="throttled", error=error):
+            return [f"the model call waits for a limit: {one_line(error, LINE_WIDTH)}"]
+        case WindowCompacted(policy=policy, tokens_before=before, tokens_after=after):
+            return [f"the conversation was made shorter by {policy}: about {before} tokens became {after}"]
         case ModelFailed(error=error, status=status, attempt=attempt):
             code = f" with status {status}" if status is not None else ""
             return [f"model call failed{code}, attempt {attempt}: {one_line(error, LINE_WIDTH)}"]
@@ -195,6 +202,12 @@ def said(record: Recorded) -> list[str]:
             return [f"cancel requested{f' by {by}' if by else ''}{f': {one_line(reason)}' if reason else ''}"]
         case _:
             return []
+
+
+def misfit(answer: ModelAnswered) -> list[str]:
+    """That an answer does not fit the response format, and why, if it does not."""
+    why = one_line(answer.invalid, LINE_WIDTH)
+    return [f"the answer does not fit the response format: {why}"] if why else []
 
 
 def _result(result: ToolFinished) -> str:

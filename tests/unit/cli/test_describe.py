@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,13 +15,16 @@ from schemas.flow import Line, NamespaceFlow, PoolFlow, Reservation, Share
 from schemas.messages import AssistantMessage, ImagePart, TextPart, Usage, UserMessage
 from schemas.resources import LLM, LLMLimits, LLMSpec, Metadata, Quota, QuotaSpec, ResourceStatus
 from schemas.subjects import flow_namespace
-from schemas.task import LLMSpend, RetryingModel, Spend, Tries
+from schemas.task import LLMSpend, RetryingModel, Spend, State, Tries
 from schemas.wire import encode
 from services.cli.client import Client
 from services.cli.describe import describe
+from services.cli.events import event_lines
 from services.cli.exits import ExitCode, Stop
+from services.cli.history import history
 from services.cli.kinds import kind_named
 from services.cli.listing import find, whole_output
+from services.cli.narrator import LiveNarrator, said
 from services.runtime.memory.bus import MemoryBus
 from tests.support.cli import AT, BUDGET, CLOCK, Script, finished_task
 
@@ -105,6 +109,47 @@ async def test_a_task_is_described_with_every_model_call_and_what_was_done_to_it
         "  assistant (spare):\n"
         '    {"time":"noon"}\n'
     )
+
+
+async def test_a_watcher_is_told_what_is_done_to_a_conversation_and_why_an_answer_does_not_do() -> None:
+    bus = MemoryBus()
+    script = await long_task(bus)
+    waits = ModelFailed(turn=1, attempt=5, failure="throttled", error="60000 tokens a minute are used up", at=AT)
+    await script.record(script.task.model_event(1, 5), waits)
+    records = await history(script.log, script.task)
+    shorter = "the conversation was made shorter by summarize: about 9000 tokens became 400"
+    misfit = "the answer does not fit the response format: $: not of type 'object'"
+    assert [line for record in records for line in said(record)] == [
+        "task t1 for agent helper",
+        "model call failed, attempt 1: 429",
+        shorter,
+        "Noon",
+        misfit,
+        '{"time":"noon"}',
+        "the model call waits for a limit: 60000 tokens a minute are used up",
+    ]
+    stream = io.StringIO()
+    narrator = LiveNarrator(stream)
+    for record in records:
+        narrator.tell(record)
+    shown = stream.getvalue().splitlines()
+    assert shown[1:] == [
+        f"! {shorter}",
+        f"! {misfit}",
+        "! the model call waits for a limit: 60000 tokens a minute are used up",
+    ]
+    lines = event_lines("t1", await state_of(bus), records)
+    assert [(line.type, line.reason) for line in lines][3:] == [
+        ("Warning", "LLMRequestFailed"),
+        ("Normal", "WindowCompacted"),
+        ("Warning", "InvalidResponse"),
+        ("Normal", "LLMFinalAnswer"),
+        ("Normal", "LLMThrottled"),
+    ]
+
+
+async def state_of(bus: MemoryBus) -> State:
+    return (await Client(bus).existing_task("default", "t1")).state
 
 
 async def test_a_task_that_waits_for_a_limit_says_since_when_until_when_and_why() -> None:
