@@ -116,6 +116,7 @@ async def test_a_watcher_is_told_what_is_done_to_a_conversation_and_why_an_answe
     script = await long_task(bus)
     waits = ModelFailed(turn=1, attempt=5, failure="throttled", error="60000 tokens a minute are used up", at=AT)
     await script.record(script.task.model_event(1, 5), waits)
+    await script.finish(1)
     records = await history(script.log, script.task)
     shorter = "the conversation was made shorter by summarize: about 9000 tokens became 400"
     misfit = "the answer does not fit the response format: $: not of type 'object'"
