@@ -150,7 +150,7 @@ def _time(at: float) -> datetime:
     return START + timedelta(seconds=at)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(calls=st.lists(plans, min_size=1, max_size=40), limits_=limits, draws=st.data())
 def test_no_minute_has_more_than_the_limit_and_every_call_is_let_through(
     calls: list[Plan], limits_: LLMLimits, draws: st.DataObject
@@ -167,7 +167,7 @@ def test_no_minute_has_more_than_the_limit_and_every_call_is_let_through(
     assert run.under_way_most <= (limits_.concurrency or len(calls))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(calls=st.lists(plans, min_size=1, max_size=20), limits_=limits, draws=st.data())
 def test_no_reservation_outlives_its_call(calls: list[Plan], limits_: LLMLimits, draws: st.DataObject) -> None:
     run = Run(calls, limits_, draws)

@@ -66,10 +66,10 @@ def admit(flow: F, limits: LLMLimits, ask: Ask, now: datetime) -> tuple[F, Admit
     if limits.tokens_per_minute is not None and tokens > limits.tokens_per_minute:
         return flow, TooLarge(tokens, limits.tokens_per_minute)
     standing = standing_of(flow, limits, ask, tokens, now)
-    if standing.behind:
-        return park(flow, standing, Wanting(0.0, "line"))
     look = Look(flow, limits, Need(tokens, 1), standing.claimed, now)
     if look.wanting(ahead_s=_ahead_s(standing)) is not None:
+        if standing.behind:
+            return park(flow, standing, Wanting(0.0, "line"))
         # Whoever waits is let through at the steady pace, so that is what the wait is reckoned by.
         wanting = look.wanting(ahead_s=None if standing.credit else _steady_s(standing))
         return park(flow, standing, wanting or Wanting(0.0, "line"))
@@ -125,6 +125,8 @@ def hold(flow: F, until: datetime) -> F:
 
 def _ahead_s(standing: Standing) -> float | None:
     """How far the pace may be ahead after a call."""
+    if standing.behind:
+        return 0.0  # nobody uses what there is: those before it sleep longer than they would have to
     if standing.credit:
         return None
     return _steady_s(standing) if standing.contended else max(BURST_S, BURST_CALLS * standing.cost_s)

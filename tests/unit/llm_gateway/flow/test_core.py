@@ -216,6 +216,12 @@ def test_a_new_call_does_not_overtake_its_line() -> None:
     assert pool.parked("late", namespace="noisy", now=1).reason == "line"
 
 
+def test_a_new_call_does_not_wait_for_a_line_that_sleeps_while_nobody_uses_the_limit() -> None:
+    pool = full_pool()
+    pool.limits = LLMLimits(tokens_per_minute=6_000_000)
+    pool.admitted("late", namespace="noisy", now=10)
+
+
 def test_a_namespace_that_was_modest_does_not_wait_behind_one_that_is_not() -> None:
     pool = full_pool()
     pool.admitted("mine", namespace="quiet", now=1)
