@@ -130,7 +130,7 @@ class ClientCredentials(httpx2.Auth):
         """A new token; if there is none, that is noted for the call that it was for."""
         try:
             return await fetching
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, ValueError) as error:  # addresses may be none
             why = self._redactor.words(f"signing in failed: {str(error) or type(error).__name__}")
             if (note := answered.get()) is not None:
                 note.not_signed_in = why

@@ -19,7 +19,9 @@ from contextvars import ContextVar
 
 import msgspec
 from mcp.client import ClientRequestContext
-from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitationRequiredErrorData, ElicitRequestFormParams, ElicitRequestParams, ElicitResult
+from pydantic import ValidationError
 
 from schemas.interactions import MESSAGE_LENGTH_MAX, SCHEMA_BYTES_MAX, URL_LENGTH_MAX
 from services.runtime.errors import Unavailable
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 NOBODY = ElicitResult(action="cancel")
 WEB = ("https://", "http://")
+PAGES_MAX = 4
+PAGE_WORDS_MAX = 500
 
 
 class Patience:
@@ -127,3 +131,13 @@ class Questions:
         if len(params.url) > URL_LENGTH_MAX or not params.url.startswith(WEB):
             return None
         return Question(server=server, message=message, url=params.url, timeout_s=self._timeout_s)
+
+
+def pages_of(error: MCPError) -> list[str]:
+    """The pages that somebody has to go to before a server takes the call again."""
+    try:
+        wanted = ElicitationRequiredErrorData.model_validate(error.data).elicitations
+    except ValidationError:
+        return []
+    shown = [one for one in wanted[:PAGES_MAX] if one.url.startswith(WEB) and len(one.url) <= URL_LENGTH_MAX]
+    return [f"A person must go to {one.url} first: {one.message[:PAGE_WORDS_MAX]}" for one in shown]

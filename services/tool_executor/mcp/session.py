@@ -23,6 +23,7 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
+    URL_ELICITATION_REQUIRED,
     CallToolResult,
     Implementation,
     RequestParamsMeta,
@@ -38,7 +39,7 @@ from services.tool_executor.mcp.errors import ConnectFailed, Lost, NotStarted, T
 from services.tool_executor.mcp.http import Answered, answered, http_streams
 from services.tool_executor.mcp.launch import Launch, Redactor
 from services.tool_executor.mcp.listing import offered, take_lists_apart
-from services.tool_executor.mcp.questions import Questions
+from services.tool_executor.mcp.questions import Questions, pages_of
 from services.tool_executor.mcp.stdio import StdioServer
 
 logger = logging.getLogger(__name__)
@@ -194,6 +195,8 @@ class Session:
                 self.doubt.set()
                 raise Lost(f"the server answered {note.text}") from error
             text = f"{note.text}: {text}"
+        if error.code == URL_ELICITATION_REQUIRED:
+            text = "\n".join((text, *pages_of(error)))
         return self._error(text)
 
     def _is_forgotten(self, note: Answered, text: str) -> bool:

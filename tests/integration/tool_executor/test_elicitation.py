@@ -244,3 +244,12 @@ async def test_a_server_that_never_stops_asking_is_told_that_nobody_answers(reco
             await bench.question(task, k)
             await bench.reply(task, "decline", None, k)
         assert '"action": "cancel"' in (await bench.until_result(task)).content
+
+
+async def test_a_page_that_a_call_needs_first_is_named_to_the_model(record: Path) -> None:
+    async with on_bench() as bench:
+        await bench.declare(plain("old", record, tools=[{"name": "sign"}]))
+        await bench.until_ready("old")
+        result = await bench.call("old__sign")
+        assert result.outcome == "failed"
+        assert "A person must go to https://example.org/form first: Sign." in result.content

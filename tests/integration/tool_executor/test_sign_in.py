@@ -123,7 +123,23 @@ async def _wrong_resource(server: Protected) -> str:
     return "is about 'https://elsewhere.example/mcp'"
 
 
-@pytest.mark.parametrize("lie", [_wrong_issuer, _wrong_resource])
+async def _odd_endpoint(server: Protected) -> str:
+    server.authority.endpoint = "https://["
+    return "Invalid"
+
+
+async def _open_endpoint(server: Protected) -> str:
+    server.authority.endpoint = "ftp://elsewhere.example/token"
+    return "is not an https address"
+
+
+async def _no_metadata(server: Protected) -> str:
+    server.authority.issuer = "nobody"
+    server.authority.gone = True
+    return "no authorization server was found"
+
+
+@pytest.mark.parametrize("lie", [_wrong_issuer, _wrong_resource, _odd_endpoint, _open_endpoint, _no_metadata])
 async def test_metadata_that_is_of_something_else_gets_no_secret(lie: object) -> None:
     async with protected() as server, on_bench(environ=ENVIRON) as bench:
         words = await lie(server)  # type: ignore[operator]  # one of the two above

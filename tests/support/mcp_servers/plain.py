@@ -2,7 +2,8 @@
 
 `$PLAIN` is a JSON object:
     tools     the tools as they are listed; each may have `does`: echo (default), sleep, grow, meta, pid, ask,
-              ask-twice, or ask-all (until nobody answers)
+              ask-twice, or ask-all (until nobody answers);
+              one that is called `sign` wants somebody to go to a page before
     page      how many tools are on a page of the list
     deaf      answer nothing
     garbage   say things on standard output that are no messages
@@ -136,6 +137,10 @@ async def answer(message: dict[str, Any]) -> None:
             result = {}
         case "tools/list":
             result = listed(params.get("cursor"))
+        case "tools/call" if params["name"] == "sign":
+            pages = [{"mode": "url", "elicitationId": "e1", "url": "https://example.org/form", "message": "Sign."}]
+            say({"id": message["id"], "error": {"code": -32042, "message": "no", "data": {"elicitations": pages}}})
+            return
         case "tools/call":
             result = await call(params)
         case _:

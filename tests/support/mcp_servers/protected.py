@@ -35,6 +35,10 @@ class Authority:
         self.life_s = 3600.0
         self.issuer = ""
         """What its metadata says, if not the truth."""
+        self.endpoint = ""
+        """What its metadata says where tokens are, if not the truth."""
+        self.gone = False
+        """It has no metadata."""
         self.fail = 0
         """The status that it answers with instead of a token."""
         self.hold = asyncio.Event()
@@ -62,7 +66,9 @@ class Authority:
 
     async def metadata(self, _: Request) -> Response:
         """What it says of itself."""
-        said = {"issuer": self.issuer or self.url, "token_endpoint": f"{self.url}/token"}
+        if self.gone:
+            return Response(status_code=404)
+        said = {"issuer": self.issuer or self.url, "token_endpoint": self.endpoint or f"{self.url}/token"}
         return JSONResponse({**said, "response_types_supported": ["code"], "authorization_endpoint": f"{self.url}/a"})
 
     def app(self) -> ASGIApp:
