@@ -45,10 +45,11 @@ async def on_nats(
 ) -> AsyncGenerator[tuple[Notifying, NatsBus]]:
     settings = Settings(nats_url=server.url, partitions=partitions)
     async with AsyncExitStack() as stack:
+        running: list[tuple[Notifying, NatsBus]] = []
         for _ in range(replicas):
             bus = await stack.enter_async_context(await connect(settings, service="test"))
-            here = await stack.enter_async_context(notifying(bus=bus, partitions=partitions))
-        yield here, bus
+            running.append((await stack.enter_async_context(notifying(bus=bus, partitions=partitions)), bus))
+        yield running[-1]
 
 
 async def left(bus: NatsBus) -> int:
