@@ -87,7 +87,7 @@ class Ledger:
                 Ask,
             ):
                 assert found is not None
-                heard = hearing.heard(await self._says(found, place), self._clock.now())
+                heard = hearing.heard(found.replica, await self._says(found, place), self._clock.now())
                 if await place.log.get(place.result, at_least=revision) is not None:
                     return Answered()
             match decision:
@@ -160,9 +160,6 @@ class Ledger:
             says = "gone"
         except (Unavailable, Malformed):
             says = "silent"
-        logger.info(
-            "%s, which began the call, is %s", entry.replica, says, extra={"action": "tool.holder", "outcome": says}
-        )
         return says
 
     async def _read(self, place: Place) -> tuple[ToolStarted | None, int]:
@@ -195,8 +192,11 @@ class _Hearing:
         """For how long it has been."""
         return (now - self._seen_at).total_seconds()
 
-    def heard(self, says: Says, now: datetime) -> Heard:
+    def heard(self, replica: str, says: Says, now: datetime) -> Heard:
         """The holder says this; for how long it has said nothing else."""
         if says != self._says:
             self._says, self._said_at = says, now
+            logger.info(
+                "%s, which began the call, is %s", replica, says, extra={"action": "tool.holder", "outcome": says}
+            )
         return Heard(says, (now - self._said_at).total_seconds())
