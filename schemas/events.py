@@ -39,6 +39,10 @@ class TaskSubmitted(Wire, frozen=True, kw_only=True, tag="task.submitted.v1"):
     """The requester's own traceparent, if the request came with one."""
     parent: ParentCall | None = None
     """The call that this task answers, if another task asked for it."""
+    continues: str = ""
+    """The ended task that this one goes on from: its conversation begins with that one's."""
+    thread: str = ""
+    """The first task of the thread; empty: this one."""
 
 
 class ModelAnswered(Wire, frozen=True, kw_only=True, tag="model.answered.v1"):
@@ -144,6 +148,20 @@ class ApprovalGranted(Wire, frozen=True, kw_only=True, tag="approval.granted.v1"
     at: Instant
 
 
+class MessageSent(Wire, frozen=True, kw_only=True, tag="message.sent.v1"):
+    """Somebody said something more to a running task."""
+
+    content: str
+    at: Instant
+    by: str = ""
+
+
+class TaskFollowed(Wire, frozen=True, kw_only=True, tag="task.followed.v1"):
+    """After a task has ended, its thread goes on with this one; never with two."""
+
+    submitted: TaskSubmitted
+
+
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
     """Somebody asked to cancel the task."""
 
@@ -162,7 +180,14 @@ class TimerFired(Wire, frozen=True, kw_only=True, tag="timer.fired.v1"):
 
 
 TaskEvent = (
-    TaskSubmitted | ModelAnswered | ModelFailed | WindowCompacted | ApprovalGranted | ToolFinished | CancelRequested
+    TaskSubmitted
+    | ModelAnswered
+    | ModelFailed
+    | WindowCompacted
+    | ApprovalGranted
+    | ToolFinished
+    | MessageSent
+    | CancelRequested
 )
 """What the planner's consumer reads from the task stream."""
 

@@ -96,11 +96,25 @@ def child_task_name(namespace: str, parent: str, request: str, n: int, *, place:
     Derived, so that there is never a second one; not to be guessed from the parent's name alone; and such that the
     task belongs to its parent's partition.
     """
-    home = partition_of(namespace, parent, partitions)
+    stem = f"-{request}-{n}"
+    return _in_partition_of(namespace, parent, stem, (str(place), request, str(n)), partitions)
+
+
+def following_task_name(namespace: str, task: str, source: str, partitions: int) -> TaskName:
+    """The name of the task that goes on after `task`, because of a message that came from `source`.
+
+    Derived, and such that the task belongs to the same partition.
+    """
+    return _in_partition_of(namespace, task, "-next", (source,), partitions)
+
+
+def _in_partition_of(namespace: str, task: str, stem: str, parts: tuple[str, ...], partitions: int) -> TaskName:
+    """A name that derives from `parts` and belongs to the partition of `task`."""
+    home = partition_of(namespace, task, partitions)
     number = 0
     while True:
-        suffix = f"-{request}-{n}-{digest(namespace, parent, str(place), request, str(n), str(number))[:8]}"
-        name = f"{parent[: TOKEN_LENGTH_MAX - len(suffix)]}{suffix}"
+        suffix = f"{stem}-{digest(namespace, task, *parts, str(number))[:8]}"
+        name = f"{task[: TOKEN_LENGTH_MAX - len(suffix)]}{suffix}"
         if partition_of(namespace, name, partitions) == home:
             return TaskName(name)
         number += 1

@@ -135,6 +135,18 @@ class CancelTask(Strict, frozen=True, kw_only=True):
     by: str = ""
 
 
+class SendMessage(Strict, frozen=True, kw_only=True):
+    """A request to say something more in a task's thread.
+
+    A running task hears it before its next turn. After one that has ended, a new task goes on in the same thread.
+    """
+
+    task: str = ""
+    """Any task of the thread."""
+    message: str = ""
+    by: str = ""
+
+
 class DeleteTask(Strict, frozen=True, kw_only=True):
     """A request to remove an ended task and everything stored about it."""
 

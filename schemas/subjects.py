@@ -30,6 +30,7 @@ REQUESTS_SUBJECTS = (
     f"{PREFIX}.tasks.*.cancel",
     f"{PREFIX}.tasks.*.delete",
     f"{PREFIX}.tasks.*.answer",
+    f"{PREFIX}.tasks.*.send",
 )
 TIMERS_STREAM = "HOLDFAST_TIMERS"
 TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
@@ -159,6 +160,15 @@ class TaskSubjects(NamedTuple):
     def approval_event(self, request: str, n: int) -> str:
         """People approved a call."""
         return f"{self.root}.evt.{self.task}.approval.{request}.{n}"
+
+    def message_event(self, id_: str) -> str:
+        """Somebody said something more to the task."""
+        return f"{self.root}.evt.{self.task}.said.{id_}"
+
+    @property
+    def followed(self) -> str:
+        """The task that its thread goes on with."""
+        return f"{self.root}.msg.{self.task}.next"
 
     @property
     def submitted(self) -> str:
@@ -348,6 +358,11 @@ def delete(namespace: str) -> str:
 def answer(namespace: str) -> str:
     """Publish the answer to an interaction here."""
     return f"{PREFIX}.tasks.{namespace}.answer"
+
+
+def send(namespace: str) -> str:
+    """Publish a request to say something more in a task's thread here."""
+    return f"{PREFIX}.tasks.{namespace}.send"
 
 
 def ask(namespace: str, verb: str) -> str:

@@ -133,6 +133,12 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     """The call that this task answers, if another task asked for it."""
     approved: tuple[str, ...] = ()
     """Tools that a person approved for the rest of the task."""
+    queued: tuple[int, ...] = ()
+    """Where messages are recorded that join the conversation before the next turn."""
+    continues: str = ""
+    """The task whose conversation this one goes on from."""
+    thread: str = ""
+    """The first task of the thread; empty: this one."""
     response_url: str = msgspec.field(default="", name="responseURL")
     """Where to post what became of the task."""
     contact_channel: str = ""

@@ -10,6 +10,7 @@ from schemas.dead_letters import DeadReason
 from schemas.events import (
     ApprovalGranted,
     CancelRequested,
+    MessageSent,
     ModelAnswered,
     ModelFailed,
     TaskEvent,
@@ -31,6 +32,7 @@ from services.planner.core.inputs import (
     ModelCompacted,
     ModelReplied,
     RetryDue,
+    Said,
     Submitted,
     ToolsAnswered,
     Undeliverable,
@@ -45,6 +47,7 @@ from services.runtime.telemetry.traces import trace_id
 if TYPE_CHECKING:
     from services.planner.steps import Decide, Steps
     from services.planner.table import TaskTable
+    from services.planner.threads import Threads
     from services.runtime.consumer import Inbound
     from services.runtime.ports import Bus
     from services.runtime.telemetry.metrics import Metrics
@@ -63,10 +66,13 @@ OVERTOOK_S = 0.2
 class Events:
     """Handlers of the planner's consumers of events and of timers."""
 
-    def __init__(self, bus: Bus, steps: Steps, table: TaskTable, metrics: Metrics, traces: Traces) -> None:
+    def __init__(
+        self, bus: Bus, steps: Steps, table: TaskTable, threads: Threads, *, metrics: Metrics, traces: Traces
+    ) -> None:
         self._bus = bus
         self._steps = steps
         self._table = table
+        self._threads = threads
         self._metrics = metrics
         self._traces = traces
 
@@ -119,6 +125,8 @@ class Events:
                     return Approved(seq=inbound.seq, event=event)
                 case ToolFinished():
                     return await self._join(task, inbound, event, state)
+                case MessageSent():
+                    return Said(seq=inbound.seq, event=event)
                 case CancelRequested():
                     return CancelAsked(subject=inbound.subject, event=event)
                 case _:
@@ -149,8 +157,16 @@ class Events:
         logger.debug("%s changes nothing", inbound.subject, extra={"action": "task.ignored"})
         if state is None:
             await self._without_state(task, inbound)
+        elif name == "MessageSent" and isinstance(state, FinalAnswer | Failed | Cancelled):
+            await self._too_late_to_hear(task, inbound, state)
         elif isinstance(state, FinalAnswer | Failed | Cancelled) and state.ended_by == inbound.subject:
             self._table.end_span(state)
+
+    async def _too_late_to_hear(self, task: TaskSubjects, inbound: Inbound, state: State) -> None:
+        """A message that a task has not heard before it ended goes on in its thread."""
+        if inbound.seq not in (*state.window, *state.queued):
+            said = decode(inbound.data, MessageSent)
+            await self._threads.go_on(task, said, source=inbound.subject, headers=inbound.headers)
 
     async def _without_state(self, task: TaskSubjects, inbound: Inbound) -> None:
         """An event of a task that was removed goes, too; one that overtook the task's own beginning comes again."""

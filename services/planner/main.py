@@ -13,6 +13,7 @@ from services.planner.requests import Requests
 from services.planner.steps import Steps
 from services.planner.subscribers import Subscribers
 from services.planner.table import TaskTable
+from services.planner.threads import Threads
 from services.runtime.service import Runtime, Subscription
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class Planner:
         self._agents = Agents(runtime.resources, runtime.bus.clock)
         subscribers = Subscribers(runtime.resources)
         steps = Steps(runtime.bus, self._table, self._agents, subscribers, runtime.metrics)
-        self._events = Events(runtime.bus, steps, self._table, runtime.metrics, runtime.traces)
-        self._requests = Requests(runtime.bus, steps)
+        threads = Threads(runtime.bus, self._table)
+        self._events = Events(runtime.bus, steps, self._table, threads, metrics=runtime.metrics, traces=runtime.traces)
+        self._requests = Requests(runtime.bus, steps, threads)
         self.reconciler = Reconciler(
             runtime.bus,
             steps,

@@ -15,7 +15,7 @@ import msgspec
 
 from schemas import subjects
 from schemas.dead_letters import DeadReason
-from schemas.events import CancelRequested, TaskSubmitted
+from schemas.events import CancelRequested, MessageSent, TaskSubmitted
 from schemas.ids import (
     MESSAGE_ID_LENGTH_MAX,
     InvalidId,
@@ -35,6 +35,7 @@ from schemas.requests import (
     Rejected,
     Reply,
     ResponseFormat,
+    SendMessage,
     SubmitTask,
     TaskSpec,
     check_task_input,
@@ -50,6 +51,7 @@ from services.runtime.telemetry.traces import child_traceparent, is_traceparent
 
 if TYPE_CHECKING:
     from services.planner.steps import Steps
+    from services.planner.threads import Threads
     from services.runtime.consumer import Inbound
     from services.runtime.ports import Bus
 
@@ -66,9 +68,10 @@ _BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]
 class Requests:
     """Handlers of requests."""
 
-    def __init__(self, bus: Bus, steps: Steps) -> None:
+    def __init__(self, bus: Bus, steps: Steps, threads: Threads) -> None:
         self._bus = bus
         self._steps = steps
+        self._threads = threads
         self._interactions = Interactions(bus)
 
     async def on_request(self, inbound: Inbound) -> None:
@@ -123,6 +126,8 @@ class Requests:
                 return await self._cancel(namespace, _parse(inbound.data, CancelTask))
             case "delete":
                 return await self._delete(namespace, _parse(inbound.data, DeleteTask))
+            case "send":
+                return await self._send(namespace, inbound)
             case "answer":
                 answer = _parse(inbound.data, AnswerInteraction)
                 return await self._interactions.answer(self._task(namespace, check_token("task", answer.task)), answer)
@@ -157,6 +162,14 @@ class Requests:
             text = f"task {name!r} exists in namespace {namespace!r} and asks for something else; choose another name"
             return Rejected(code="conflict", error=text)
         return Accepted(namespace=namespace, task=name, created=False)
+
+    async def _send(self, namespace: str, inbound: Inbound) -> Reply:
+        request = _parse(inbound.data, SendMessage)
+        task = self._task(namespace, check_token("task", request.task))
+        if not request.message.strip():
+            raise InvalidRequest("message is required")
+        said = MessageSent(content=request.message, at=inbound.at, by=request.by[:200])
+        return await self._threads.say(task, said, source=_source(inbound), headers=inbound.headers) or _not_found(task)
 
     async def _cancel(self, namespace: str, request: CancelTask) -> Reply:
         task = self._task(namespace, check_token("task", request.task))
@@ -207,8 +220,10 @@ def _stored_subject(namespace: str, verb: str) -> str:
             return subjects.delete(namespace)
         case "answer":
             return subjects.answer(namespace)
+        case "send":
+            return subjects.send(namespace)
         case _:
-            raise InvalidRequest(f"there is no request {verb!r}; there are submit, cancel, delete and answer")
+            raise InvalidRequest(f"there is no request {verb!r}; there are submit, send, cancel, delete and answer")
 
 
 def _not_found(task: TaskSubjects) -> Rejected:

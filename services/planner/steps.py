@@ -10,7 +10,15 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from schemas.events import ApprovalGranted, ConversationStarted, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished
+from schemas.events import (
+    ApprovalGranted,
+    ConversationStarted,
+    ModelAnswered,
+    ModelFailed,
+    TaskFollowed,
+    TaskSubmitted,
+    ToolFinished,
+)
 from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
 from schemas.requests import ParentCall
@@ -193,8 +201,13 @@ class Steps:
             if isinstance(asked, Refusal):
                 return CannotStart(reason=asked.text, at=self._bus.clock.now())
             spec = msgspec.structs.replace(spec, user_message=asked)
+        before = await self._before(task, state.continues) if state.continues else ()
+        if isinstance(before, Refusal):
+            return CannotStart(reason=before.text, at=self._bus.clock.now())
+        messages = first_messages(agent, spec)
         started = ConversationStarted(
-            messages=first_messages(agent, spec), response_format=spec.response_format or agent.spec.response_format
+            messages=messages[1:] if before else messages,
+            response_format=spec.response_format or agent.spec.response_format,
         )
         seq = await log.record(Outgoing(task.context, encode(started), trace_headers()))
         if seq is None:
@@ -208,7 +221,22 @@ class Steps:
             deadline=deadline_of(agent.spec.limits, state.created_at),
             at=self._bus.clock.now(),
             asked=spec.user_message or "" if state.parent is not None else "",
+            before=before,
         )
+
+    async def _before(self, task: TaskSubjects, name: str) -> tuple[int, ...] | Refusal:
+        """Where the conversation is that a task goes on from, with a result for every call in it."""
+        state = (await self._table.load(_beside(task, name), 0)).state
+        if not isinstance(state, FinalAnswer | Failed | Cancelled):
+            return Refusal(f"task {name!r}, whose conversation this goes on from, was removed")
+        if isinstance(state, FinalAnswer) or state.open_calls is None:
+            return state.window
+        calls, before = state.open_calls, _beside(task, name)
+        results = await self._bus.log(task.partition).last([before.tool_events(calls.request)])
+        if len(results) < len(calls.calls):
+            raise RetryLater(f"the calls of task {name!r} have no results yet", after_s=0.2)
+        places = {entry.subject: entry.seq for entry in results}
+        return (*state.window, *(places[before.tool_event(calls.request, call.n)] for call in calls.calls))
 
     async def _asked(self, log: Log, parent: ParentCall, agent: str) -> str | Refusal:
         """What another task's call asks of an agent."""
@@ -239,6 +267,9 @@ class Steps:
             if await self._may_be_asked_for_again(task):
                 return ASKED_FOR_AGAIN
             log = self._bus.log(task.partition)
+            if (entry := await log.get(task.followed)) is not None:
+                following = decode(entry.data, TaskFollowed).submitted.task
+                return f"task {following!r} goes on from task {task.task!r}; delete that one first"
             for child in await self._children(task):
                 problem = await self.remove(child)
                 if problem and "there is no" not in problem:
@@ -247,6 +278,8 @@ class Steps:
                 await log.purge(subject)
             await self._bus.timers.cancel(task.timers)
             await self._bus.timers.cancel(task.notify_timers)
+            if held.state.continues:
+                await log.purge(_beside(task, held.state.continues).followed)
             self._table.forget(task)
         return ""
 
@@ -272,3 +305,8 @@ class Steps:
         results = [decode(entry.data, ToolFinished) for entry in await log.last([task.tool_events("*")])]
         names = {result.child for result in results if result.child}
         return [TaskSubjects(task.partition, task.namespace, name) for name in sorted(names)]
+
+
+def _beside(task: TaskSubjects, name: str) -> TaskSubjects:
+    """Another task of the same partition."""
+    return TaskSubjects(task.partition, task.namespace, name)

@@ -11,13 +11,13 @@ from typing import assert_never
 
 import msgspec
 
-from schemas.events import ConversationStarted, ModelAnswered, ToolFinished, WindowCompacted
+from schemas.events import ConversationStarted, MessageSent, ModelAnswered, ToolFinished, WindowCompacted
 from schemas.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from schemas.requests import ResponseFormat
 from schemas.wire import Malformed, decode, decoder_of
 from services.llm_gateway.core.tokens import message_weight
 
-Entry = ConversationStarted | ModelAnswered | WindowCompacted | ToolFinished
+Entry = ConversationStarted | ModelAnswered | WindowCompacted | ToolFinished | MessageSent
 decode_model_entry: Callable[[bytes], ModelAnswered | WindowCompacted] = decoder_of(ModelAnswered | WindowCompacted)
 
 
@@ -110,6 +110,8 @@ def entry_of(subject: str, data: bytes) -> Entry:
                 return decode_model_entry(data)
             case ["hf", _, _, "evt", _, "tool", _, _]:
                 return decode(data, ToolFinished)
+            case ["hf", _, _, "evt", _, "said", _]:
+                return decode(data, MessageSent)
             case _:
                 raise BadWindow(f"{subject} is no entry of a conversation")
     except Malformed as error:
@@ -125,6 +127,8 @@ def messages_in(entry: Entry) -> tuple[Message, ...]:
             return (message,)
         case ModelAnswered(message=message, invalid=problem):
             return (message, UserMessage(content=REPAIR.format(problem=problem)))
+        case MessageSent(content=content):
+            return (UserMessage(content=content),)
         case ToolFinished():
             return (result_message(entry),)
         case _:

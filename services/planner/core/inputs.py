@@ -8,7 +8,15 @@ from datetime import datetime
 import msgspec
 
 from schemas.commands import PersonAsked
-from schemas.events import ApprovalGranted, CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, WindowCompacted
+from schemas.events import (
+    ApprovalGranted,
+    CancelRequested,
+    MessageSent,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    WindowCompacted,
+)
 from schemas.task import Budget, Spend
 
 
@@ -28,6 +36,8 @@ class ConversationPinned(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     asked: str = ""
     """What the task is asked, if another task asked for it."""
+    before: tuple[int, ...] = ()
+    """The conversation that this one goes on from."""
 
 
 class CannotStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +120,13 @@ class ToolsAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """What tasks of other agents used for them."""
 
 
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody said something more; recorded at `seq`."""
+
+    seq: int
+    event: MessageSent
+
+
 class CancelAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody asked to cancel the task."""
 
@@ -149,6 +166,7 @@ Input = (
     | ModelCompacted
     | Approved
     | ToolsAnswered
+    | Said
     | CancelAsked
     | DeadlinePassed
     | RetryDue

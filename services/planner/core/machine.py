@@ -51,6 +51,7 @@ from services.planner.core.inputs import (
     ModelCompacted,
     ModelReplied,
     RetryDue,
+    Said,
     Submitted,
     ToolsAnswered,
     Undeliverable,
@@ -93,6 +94,10 @@ def transition(state: State | None, happened: Input) -> State:
             return _tools_answered(state, happened)
         case RetryDue(at=at):
             return _retry_due(state, at)
+        case Said(seq=seq, event=said):
+            if seq in state.queued or seq in state.window:
+                return state
+            return msgspec.structs.replace(state, queued=(*state.queued, seq), updated_at=said.at)
         case CancelAsked(subject=subject, event=event):
             return _cancelled(state, subject, event.at, event.reason, event.by)
         case DeadlinePassed(subject=subject, at=at):
@@ -129,6 +134,8 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
         labels=spec.labels,
         priority=spec.priority,
         parent=event.parent,
+        continues=event.continues,
+        thread=event.thread,
         response_url=spec.response_url,
         contact_channel=spec.contact_channel,
     )
@@ -142,7 +149,11 @@ def _pinned(state: Live, happened: ConversationPinned) -> State:
             pass
         case _:
             return state
-    changes: dict[str, Any] = {"window": (happened.seq,), "deadline": _sooner(state.deadline, happened.deadline)}
+    changes: dict[str, Any] = {
+        "window": (*happened.before, happened.seq, *state.queued),
+        "queued": (),
+        "deadline": _sooner(state.deadline, happened.deadline),
+    }
     if happened.asked:
         changes["preview"] = policy.preview(happened.asked)
     return AwaitingModel(
@@ -210,6 +221,8 @@ def _model_replied(state: Live, happened: ModelReplied) -> State:
     if event.invalid:
         return _invalid_reply(spent, happened)
     if event.message.content.strip():
+        if spent.queued:
+            return _heard(spent, happened)
         return FinalAnswer(
             **_header(spent, event.at, window=(*spent.window, happened.seq)),
             ended_at=event.at,
@@ -217,6 +230,16 @@ def _model_replied(state: Live, happened: ModelReplied) -> State:
             ended_by=happened.subject,
         )
     return _empty_reply(spent, happened)
+
+
+def _heard(state: AwaitingModel, happened: ModelReplied) -> State:
+    """The model has answered, and something more was said meanwhile: the conversation goes on with that."""
+    at = happened.event.at
+    window = (*state.window, happened.seq, *state.queued)
+    going_on = AwaitingModel(**_header(state, at, window=window, queued=()), budget=state.budget, turn=state.turn + 1)
+    if stop := policy.exhausted(state.spend, state.budget, going_on.turn):
+        return _failed(going_on, happened.subject, at, *stop)
+    return going_on
 
 
 def _tools_wanted(state: AwaitingModel, happened: ModelReplied) -> State:
@@ -387,7 +410,8 @@ def _tools_answered(state: Live, happened: ToolsAnswered) -> State:
     if len(happened.seqs) != len(state.calls):
         raise Impossible(f"{len(happened.seqs)} results for the {len(state.calls)} calls of request {state.request}")
     spend = policy.add_spend(state.spend, *happened.spend)
-    header = _header(state, happened.at, window=(*state.window, *happened.seqs), spend=spend)
+    window = (*state.window, *happened.seqs, *state.queued)
+    header = _header(state, happened.at, window=window, queued=(), spend=spend)
     going_on = AwaitingModel(**header, budget=state.budget, turn=state.turn + 1)
     if happened.spend and (stop := policy.exhausted(spend, state.budget, going_on.turn)):
         return _failed(going_on, "", happened.at, *stop)

@@ -155,7 +155,7 @@ async def test_an_unknown_verb_is_refused() -> None:
     async with on_stage(PLANNER) as (stage, _):
         reply = await stage.ask("explode", {})
         assert isinstance(reply, Rejected)
-        assert "there are submit, cancel, delete and answer" in reply.error
+        assert "there are submit, send, cancel, delete and answer" in reply.error
 
 
 async def dead_letter(stage: Stage) -> DeadLetter:

@@ -1,0 +1,111 @@
+"""Threads: tasks that go on one from another, each with the conversation of those before it.
+
+A running task hears a message before its next turn. After one that has ended, the thread goes on with a new task: never
+with two, because what comes next is recorded once, with the whole submission, so that whoever finds it can complete it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from schemas.events import MessageSent, TaskFollowed, TaskSubmitted
+from schemas.ids import digest, following_task_name
+from schemas.requests import Accepted, TaskSpec
+from schemas.subjects import TRACEPARENT, TaskSubjects
+from schemas.task import Cancelled, Failed, FinalAnswer
+from schemas.wire import decode, encode
+from services.runtime.errors import RetryLater
+from services.runtime.ports import Outgoing
+from services.runtime.telemetry.traces import child_traceparent
+
+if TYPE_CHECKING:
+    from services.planner.table import TaskTable
+    from services.runtime.ports import Bus
+
+TASKS_MAX = 1000
+"""Tasks of one thread that are walked through."""
+
+
+class Threads:
+    """Says things in threads."""
+
+    def __init__(self, bus: Bus, table: TaskTable) -> None:
+        self._bus = bus
+        self._table = table
+
+    async def say(
+        self, task: TaskSubjects, said: MessageSent, *, source: str, headers: Mapping[str, str]
+    ) -> Accepted | None:
+        """Say something in the thread of a task; None if there is no such task.
+
+        `source` tells this message from others: the same again is said once.
+        """
+        log = self._bus.log(task.partition)
+        id_ = digest("message", source)[:24]
+        for _ in range(TASKS_MAX):
+            heard = await log.get(task.message_event(id_))
+            if heard is not None:
+                return Accepted(namespace=task.namespace, task=task.task, created=False)
+            if (following := await self._following(task)) is not None:
+                if following.task == self._name_after(task, source):
+                    return Accepted(namespace=task.namespace, task=following.task)
+                task = _beside(task, following.task)
+                continue
+            state = (await self._table.load(task, 0)).state
+            if isinstance(state, FinalAnswer | Failed | Cancelled):
+                name = await self.go_on(task, said, source=source, headers=headers)
+                return Accepted(namespace=task.namespace, task=name)
+            if state is None and await log.get(task.submitted) is None:
+                return None
+            trace = {name: value for name, value in headers.items() if name == TRACEPARENT}
+            await log.record(Outgoing(task.message_event(id_), encode(said), trace))
+            return Accepted(namespace=task.namespace, task=task.task, created=False)
+        raise RetryLater(f"the thread of task {task.namespace}/{task.task} does not end", after_s=1.0)
+
+    async def go_on(self, task: TaskSubjects, said: MessageSent, *, source: str, headers: Mapping[str, str]) -> str:
+        """Go on after an ended task with a new one, or say it to the one that goes on already; which one hears it."""
+        state = (await self._table.load(task, 0)).state
+        if not isinstance(state, FinalAnswer | Failed | Cancelled):
+            raise RetryLater(f"task {task.namespace}/{task.task} is not seen to have ended", after_s=0.2)
+        event = TaskSubmitted(
+            namespace=task.namespace,
+            task=self._name_after(task, source),
+            spec=TaskSpec(agent=state.agent, user_message=said.content, labels=state.labels, priority=state.priority),
+            at=said.at,
+            traceparent=child_traceparent(headers.get(TRACEPARENT, "")),
+            continues=task.task,
+            thread=state.thread or task.task,
+        )
+        log = self._bus.log(task.partition)
+        if await log.record(Outgoing(task.followed, encode(TaskFollowed(submitted=event)))) is None:
+            following = await self._following(task)
+            if following is None:
+                raise RetryLater(f"what follows task {task.namespace}/{task.task} is not seen yet", after_s=0.2)
+            if following.task != event.task:
+                accepted = await self.say(_beside(task, following.task), said, source=source, headers=headers)
+                return accepted.task if accepted is not None else following.task
+            event = following
+        await self._submit(task, event)
+        return event.task
+
+    async def _following(self, task: TaskSubjects) -> TaskSubmitted | None:
+        """The task that a thread goes on with after this one, submitted if whoever began that had died."""
+        entry = await self._bus.log(task.partition).get(task.followed)
+        if entry is None:
+            return None
+        event = decode(entry.data, TaskFollowed).submitted
+        await self._submit(task, event)
+        return event
+
+    async def _submit(self, task: TaskSubjects, event: TaskSubmitted) -> None:
+        following = _beside(task, event.task)
+        headers = {TRACEPARENT: event.traceparent}
+        await self._bus.log(task.partition).record(Outgoing(following.submitted, encode(event), headers))
+
+    def _name_after(self, task: TaskSubjects, source: str) -> str:
+        return following_task_name(task.namespace, task.task, source, self._bus.partitions)
+
+
+def _beside(task: TaskSubjects, name: str) -> TaskSubjects:
+    return TaskSubjects(task.partition, task.namespace, name)
