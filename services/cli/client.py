@@ -16,7 +16,7 @@ from schemas import subjects
 from schemas.events import TaskSubmitted
 from schemas.ids import InvalidId, check_resource_name, check_token, partition_of
 from schemas.interactions import AnswerInteraction
-from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
+from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SendMessage, SubmitTask
 from schemas.resources import Resource, ResourceStatus
 from schemas.subjects import TaskSubjects
 from schemas.task import Initializing, State, decode_state
@@ -123,6 +123,10 @@ class Client:
     async def submit(self, namespace: str, request: SubmitTask, *, message_id: str = "") -> Accepted:
         """Start a task. The same message id, or the same name and content, is the same task."""
         return await self._ask(namespace, "submit", request, {subjects.MSG_ID: message_id or uuid.uuid4().hex})
+
+    async def send(self, namespace: str, request: SendMessage, *, message_id: str = "") -> Accepted:
+        """Say something more in a task's thread. The same message id is the same message."""
+        return await self._ask(namespace, "send", request, {subjects.MSG_ID: message_id or uuid.uuid4().hex})
 
     async def cancel(self, namespace: str, task: str, *, by: str, reason: str) -> Accepted:
         """Ask for a task to be cancelled; it is some moments later."""

@@ -24,6 +24,7 @@ from services.cli.render import as_yaml, plain_rows
 from services.cli.text import age, money, one_line, safe, seconds_text, stamp
 from services.cli.toolcalls import ToolCallView
 from services.cli.transcript import model_call_rows, shortened, transcript
+from services.cli.tree import family, tree_rows
 
 LABEL_WIDTH = 14
 
@@ -35,6 +36,8 @@ async def describe(client: Client, info: KindInfo, namespace: str, name: str, no
             known = await details(client, namespace, name)
             said = await steps(client.log_of(known.task), known.state.window)
             lines = _task(known, said, now)
+            if related := await family(client, known.state):
+                lines += ["Related tasks:", *_indented("\n".join(tree_rows(related, known.state.task)))]
             if told := await notifications(client.log_of(known.task), known.task):
                 lines += ["Notifications:", *_indented("\n".join(notification_rows(told, now)))]
             return "\n".join(lines)

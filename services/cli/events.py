@@ -13,6 +13,7 @@ from schemas.events import (
     ApprovalGranted,
     CancelRequested,
     ConversationStarted,
+    MessageSent,
     ModelAnswered,
     ModelFailed,
     TaskSubmitted,
@@ -96,6 +97,8 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
             name = toolcall_name(task, result.request, result.n)
             message = f"{name}: {result.tool} {result.outcome}{took}: {result.content}"
             return not good, "ExecutionSucceeded" if good else "ExecutionFailed", message
+        case MessageSent(content=content, by=by):
+            return False, "MessageSent", f"{by or 'somebody'}: {content}"
         case CancelRequested(by=by, reason=reason):
             who = f"by {by}" if by else "by somebody"
             return False, "CancelRequested", f"{who}{f': {reason}' if reason else ''}"

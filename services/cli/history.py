@@ -11,6 +11,7 @@ import msgspec
 from schemas.commands import Command
 from schemas.events import (
     ConversationStarted,
+    MessageSent,
     ModelAnswered,
     TaskEvent,
     ToolFinished,
@@ -19,7 +20,7 @@ from schemas.events import (
     decode_task_event,
 )
 from schemas.ids import request_id
-from schemas.messages import Message, ToolMessage
+from schemas.messages import Message, ToolMessage, UserMessage
 from schemas.wire import Malformed, decode
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ async def steps(log: Log, window: Sequence[int]) -> list[Step]:
                 found.append(Step(fact, several))
             case ModelAnswered(message=message):
                 found.append(Step(fact, (message,)))
+            case MessageSent(content=content, by=by):
+                found.append(Step(fact, (UserMessage(content=content, name=by),)))
             case ToolFinished():
                 found.append(Step(fact, (_tool_message(fact),)))
             case _:

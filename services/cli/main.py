@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schemas.wire import Malformed
-from services.cli.commands import approvals, deadletters, inbox, resources, serving, tasks, usage
+from services.cli.commands import approvals, deadletters, inbox, resources, send, serving, tasks, usage
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
@@ -50,7 +50,7 @@ for command in (serving.dev, serving.demo, serving.serve, completion):
     add(app, command, panel=SETUP)
 for command in (resources.apply, resources.get, resources.describe, resources.delete):
     add(app, command, panel=DECLARE)
-for command in (tasks.run, tasks.submit, tasks.watch, tasks.cancel, tasks.events, usage.usage):
+for command in (tasks.run, tasks.submit, send.send, tasks.watch, tasks.cancel, tasks.events, usage.usage):
     add(app, command, panel=TASKS)
 for command in (inbox.inbox, approvals.approve, approvals.reject, inbox.answer):
     add(app, command, panel=PEOPLE)

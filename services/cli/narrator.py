@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from schemas.events import CancelRequested, ModelAnswered, ModelFailed, TaskSubmitted, ToolFinished, WindowCompacted
+from schemas.events import (
+    CancelRequested,
+    MessageSent,
+    ModelAnswered,
+    ModelFailed,
+    TaskSubmitted,
+    ToolFinished,
+    WindowCompacted,
+)
 from schemas.live import ToolProgress
 from schemas.streamed_text import TextPiece, TextRestarted
 from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Waiting
@@ -129,7 +137,7 @@ class LiveNarrator:
                 self._end_text()
                 for line in said(record):
                     self._line(f"! {line}", "yellow")
-            case CancelRequested():
+            case CancelRequested() | MessageSent():
                 for line in said(record):
                     self._line(line, "yellow")
             case _:
@@ -198,6 +206,8 @@ def said(record: Recorded) -> list[str]:
             return [f"model call failed{code}, attempt {attempt}: {one_line(error, LINE_WIDTH)}"]
         case ToolFinished() as result:
             return [f"result {_result(result)}"]
+        case MessageSent(content=content, by=by):
+            return [f"{one_line(by) or 'somebody'} says: {one_line(content, LINE_WIDTH)}"]
         case CancelRequested(by=by, reason=reason):
             return [f"cancel requested{f' by {by}' if by else ''}{f': {one_line(reason)}' if reason else ''}"]
         case _:
