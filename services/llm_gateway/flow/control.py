@@ -45,6 +45,7 @@ MARGIN_S = 30.0
 HOLD_DEFAULT_S = 2.0
 """How long a pool waits when its provider refuses a call for its rate, and does not say how long."""
 RATE_LIMITED = 429
+CLOSE_S = 5.0
 SETTLE_PAUSES_S = (0.2, 1.0, 5.0)
 """Waits between tries to tell what a call used. After that its reservation counts, which is near enough."""
 
@@ -95,8 +96,14 @@ class FlowControl:
                 self._settling.spawn(self._settle(passage, call_s), name=f"settle:{attempt.place.name}")
 
     async def close(self) -> None:
-        """Wait until everything is settled."""
-        await self._settling.join()
+        """Wait until everything is settled, for a bounded time: what is not told counts as reserved."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._settling.join()
+        except TimeoutError:
+            logger.warning("what %d calls used is not told", len(self._settling), extra={"action": "flow.lost"})
+        await self._settling.close()
+        await self._records.close()
 
     def _within_budget(self, attempt: Attempt) -> Attempt:
         state = attempt.state

@@ -79,6 +79,10 @@ class Record(Generic[F]):
         answer: A = await change.answer
         return answer
 
+    async def close(self) -> None:
+        """Write no more; whoever waits is told."""
+        await self._tasks.close()
+
     async def _write(self) -> None:
         batch: list[_Change[F]] = []
         try:
@@ -158,6 +162,13 @@ class Records:
         """The record of a namespace."""
         known = _known(self._namespaces, namespace)
         return known or self._made(self._namespaces, namespace, flow_namespace(namespace), NamespaceFlow())
+
+    async def close(self) -> None:
+        """Write no more."""
+        for pool in self._pools.values():
+            await pool.close()
+        for namespace in self._namespaces.values():
+            await namespace.close()
 
     def _made(self, records: dict[str, Record[F]], name: str, key: str, empty: F) -> Record[F]:
         while len(records) >= IDLE_MAX:

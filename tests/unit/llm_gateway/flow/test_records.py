@@ -125,3 +125,21 @@ async def test_the_clock_that_a_change_sees_is_the_buses() -> None:
     before = bus.clock.now()
     seen = await Records(bus.flow, bus.clock).pool("a").change(lambda flow, now: (flow, now))
     assert before <= seen <= before + timedelta(seconds=5)
+
+
+async def test_whoever_waits_for_a_write_when_the_process_ends_is_told() -> None:
+    bus = MemoryBus()
+    records = Records(bus.flow, bus.clock)
+    stuck = asyncio.Event()
+
+    async def put(key: str, data: bytes, *, expected: int | None = None) -> int:
+        stuck.set()
+        never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await never
+
+    bus.flow.put = put  # type: ignore[method-assign]
+    waiting = spawn(records.pool("a").change(count), name="waiting")
+    await stuck.wait()
+    await records.close()
+    with pytest.raises(Unavailable):
+        await waiting
