@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from services.cli.client import Client
 
 COLUMNS = ("TASK", "INTERACTION", "KIND", "FROM", "EXPIRES IN", "MESSAGE")
+NEVER_S = 5 * 365 * 86_400
 YES = ("yes", "y")
 """What accepts where nothing is to be filled in."""
 
@@ -63,7 +64,7 @@ async def interaction(client: Client, namespace: str, task: str, id_: str) -> In
 
 def row(asked: InteractionRequested, now: datetime) -> tuple[str, ...]:
     """Its line in the list."""
-    left = seconds_text((asked.expires - now).total_seconds())
+    left = _left(asked, now)
     who = asked.server or asked.agent
     message = asked.message if asked.kind != "approval" else f"{asked.tool} {asked.arguments}"
     return (asked.task, asked.interaction, asked.kind, safe(who), left, one_line(message))
@@ -71,7 +72,7 @@ def row(asked: InteractionRequested, now: datetime) -> tuple[str, ...]:
 
 def text_of(asked: InteractionRequested, now: datetime) -> str:
     """All of it, for whoever wants to answer."""
-    left = seconds_text((asked.expires - now).total_seconds())
+    left = _left(asked, now)
     lines = [
         f"{asked.task} {asked.interaction} ({asked.kind}), expires in {left}",
         f"Agent {safe(asked.agent)} called {safe(asked.tool)}"
@@ -80,6 +81,8 @@ def text_of(asked: InteractionRequested, now: datetime) -> str:
     ]
     if asked.url:
         lines += ["It wants you to go to this page; look at the address before you do:", f"  {safe(asked.url)}"]
+    if asked.title:
+        lines += [f"The task: {safe(asked.title)}"]
     if asked.arguments:
         lines += ["With these arguments:", f"  {safe(asked.arguments)}"]
     if asked.choices:
@@ -101,6 +104,12 @@ def _how(asked: InteractionRequested) -> str:
             return f"holdfast answer {where} {example} | --decline"
         case _:
             assert_never(asked.kind)
+
+
+def _left(asked: InteractionRequested, now: datetime) -> str:
+    """How long somebody has to answer; a question of a task without a deadline waits for years."""
+    left_s = (asked.expires - now).total_seconds()
+    return seconds_text(left_s) if left_s < NEVER_S else "(never)"
 
 
 def answer_of(asked: InteractionRequested, *, accept: str | None, comment: str, by: str) -> AnswerInteraction:
