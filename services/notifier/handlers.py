@@ -7,7 +7,10 @@ A notification that waits is a record and a timer, and neither a message in hand
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from schemas.dead_letters import DeadReason
@@ -23,7 +26,7 @@ from schemas.notifications import (
 )
 from schemas.subjects import REDRIVE, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
-from schemas.wire import decode
+from schemas.wire import Malformed, decode
 from services.notifier.attempts import Attempts
 from services.notifier.core import machine
 from services.notifier.core.words import told_of
@@ -43,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 CONFLICTS_MAX = 8
 NOT_ENDED_S = 0.5
-IN_HAND_S = 1.0
 
 
 class Notifications:
@@ -57,7 +59,7 @@ class Notifications:
         self._receivers = receivers
         self._records = Records(runtime.bus)
         self._attempts = Attempts(runtime, receivers)
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, asyncio.Event] = {}
 
     async def on_command(self, inbound: Inbound) -> None:
         """A task has ended and somebody wants to know: make a notification for each receiver, and wake them."""
@@ -87,16 +89,10 @@ class Notifications:
     async def on_wake(self, inbound: Inbound) -> None:
         """A notification may be due: look at its record."""
         task, id_ = task_of(inbound.subject), inbound.subject.rpartition(".")[2]
-        if id_ in self._in_hand:
-            raise RetryLater(f"notification {id_} is being sent", after_s=IN_HAND_S)
-        self._in_hand.add(id_)
-        try:
-            with log_ids(
-                namespace=task.namespace, task=task.task, trace=trace_id(inbound.headers.get(TRACEPARENT, ""))
-            ):
+        trace = trace_id(inbound.headers.get(TRACEPARENT, ""))
+        with log_ids(namespace=task.namespace, task=task.task, trace=trace):
+            async with self._alone(inbound.subject):
                 await self._wake(task, id_, inbound)
-        finally:
-            self._in_hand.discard(id_)
 
     async def on_dead_wake(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """A wake-up that could not be handled fails its notification, so that the letter is what is left of it."""
@@ -118,6 +114,21 @@ class Notifications:
 
     # --- one wake-up ---
 
+    @asynccontextmanager
+    async def _alone(self, subject: str) -> AsyncGenerator[None]:
+        """Wait until this process is not at the notification any more.
+
+        A newer wake-up takes the place of the one in hand in the stream, so it must not be acknowledged before that.
+        """
+        while (other := self._in_hand.get(subject)) is not None:
+            await other.wait()
+        done = self._in_hand[subject] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._in_hand[subject]
+            done.set()
+
     async def _wake(self, task: TaskSubjects, id_: str, inbound: Inbound) -> None:
         woken = decode(inbound.data, NotificationDue)
         # The server does not fire early, so it is `due` by now, whatever the clock of this machine says.
@@ -125,6 +136,8 @@ class Notifications:
         all_ = await self._records.of_task(task, woken.revision)
         kept = all_.get(id_)
         if kept is None:
+            if await self._records.exists(task, id_):
+                raise Malformed(f"notification {id_} of task {task.namespace}/{task.task} cannot be read")
             return  # its task was removed
         match kept.value:
             case NotificationDelivered():

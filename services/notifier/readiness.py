@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 KIND = "Subscription"
 LOOK_EVERY_S = 60.0
 
+Name = tuple[str, str]
+"""Namespace and name."""
+
 
 class Readiness:
     """Writes the statuses of Subscriptions."""
@@ -39,8 +42,8 @@ class Readiness:
         self._secrets = runtime.secrets
         self._clock = runtime.bus.clock
         self._receivers = receivers
-        self._changed = asyncio.Event()
-        self._gone: set[tuple[str, str]] = set()
+        self._wake = asyncio.Event()
+        self._due: set[Name] = set()
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -54,38 +57,40 @@ class Readiness:
         await self._tasks.close()
 
     def _on_change(self, key: ResourceKey) -> None:
-        if key.kind != KIND:
-            return
-        if self._resources.known(KIND, key.namespace, key.name) is None:
-            self._gone.add((key.namespace, key.name))
-        self._changed.set()
+        if key.kind == KIND and key.part == "spec":
+            self._look((key.namespace, key.name))
+
+    def _look(self, *names: Name) -> None:
+        self._due.update(names)
+        self._wake.set()
 
     async def _look_again(self) -> None:
-        while True:
-            await self._clock.sleep(LOOK_EVERY_S)
-            self._changed.set()
-
-    async def _run(self) -> None:
         await self._resources.loaded()
         while True:
-            self._changed.clear()
-            try:
-                await self._say()
-            except RetryLater as later:
-                logger.warning("could not write statuses: %s", later, extra={"action": "subscription.status"})
-                await self._clock.sleep(later.after_s)
-                continue
-            await self._changed.wait()
+            every = self._resources.all(Subscription)
+            self._look(*((one.metadata.namespace, one.metadata.name) for one, _ in every))
+            await self._clock.sleep(LOOK_EVERY_S)
 
-    async def _say(self) -> None:
-        for subscription, _ in self._resources.all(Subscription):
-            name = (subscription.metadata.namespace, subscription.metadata.name)
-            status, detail = await self._verdict(name[1], subscription.spec)
-            await self._resources.set_status(KIND, *name, status=status, detail=detail)
-        while self._gone:
-            name = self._gone.pop()
-            if self._resources.known(KIND, *name) is None:
-                await self._resources.forget_status(KIND, *name)
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._due:
+                name = self._due.pop()
+                try:
+                    await self._say(name)
+                except RetryLater as later:
+                    logger.warning("could not write a status: %s", later, extra={"action": "subscription.status"})
+                    self._look(name)
+                    await self._clock.sleep(later.after_s)
+
+    async def _say(self, name: Name) -> None:
+        subscription = self._resources.get(Subscription, *name)
+        if subscription is None:
+            await self._resources.forget_status(KIND, *name)
+            return
+        status, detail = await self._verdict(name[1], subscription.spec)
+        await self._resources.set_status(KIND, *name, status=status, detail=detail)
 
     async def _verdict(self, name: str, spec: SubscriptionSpec) -> tuple[Status, str]:
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from schemas.notifications import Notification, NotificationDue, NotificationPending, decode_notification
 from schemas.subjects import TaskSubjects
-from schemas.wire import encode
+from schemas.wire import Malformed, encode
 from services.runtime.ports import Outgoing
 from services.runtime.telemetry.traces import trace_headers
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.runtime.ports import Bus
+
+logger = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
@@ -31,10 +34,18 @@ class Records:
         self._bus = bus
 
     async def of_task(self, task: TaskSubjects, at_least: int) -> dict[str, Kept]:
-        """All notifications of a task, by their ids."""
-        entries = await self._bus.log(task.partition).last([task.notifications], at_least=at_least)
-        kept = [Kept(entry.seq, decode_notification(entry.data)) for entry in entries]
-        return {one.value.id: one for one in kept}
+        """All notifications of a task that can be read, by their ids."""
+        found: dict[str, Kept] = {}
+        for entry in await self._bus.log(task.partition).last([task.notifications], at_least=at_least):
+            try:
+                found[entry.subject.rpartition(".")[2]] = Kept(entry.seq, decode_notification(entry.data))
+            except Malformed as error:
+                logger.error("%s cannot be read: %s", entry.subject, error, extra={"action": "notification.malformed"})  # noqa: TRY400 - the text says it all
+        return found
+
+    async def exists(self, task: TaskSubjects, id_: str) -> bool:
+        """Whether there is such a record, whatever it says."""
+        return await self._bus.log(task.partition).get(task.notification(id_)) is not None
 
     async def make(self, task: TaskSubjects, pending: NotificationPending) -> Kept:
         """Record a new one, or find the one that is there."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from schemas.dead_letters import DeadLetter
 from schemas.notifications import (
@@ -44,6 +45,7 @@ from services.runtime.memory.server import MemoryServer
 from services.runtime.ports import Bus
 from services.runtime.replica import Replica
 from services.runtime.settings import Settings
+from services.runtime.telemetry.traces import make_traces
 from tests.support.stage import Stage
 from tests.support.waiting import until
 
@@ -69,6 +71,12 @@ def hook(url: str, **fields: Any) -> WebhookSink:
 
 class Notifying(Stage):
     """A stage with a ready agent, and what the notifier makes of its tasks."""
+
+    replica: Replica
+
+    def counted(self, metric: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.replica.metrics.registry.get_sample_value(metric, labels) or 0.0
 
     async def subscribe(self, name: str, **spec: Any) -> None:
         """Apply a Subscription, and wait until the planner and the notifier know it."""
@@ -142,6 +150,7 @@ async def notifying(
     *,
     clock: AlarmClock | None = None,
     bus: Bus | None = None,
+    exporter: SpanExporter | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Notifying]:
     """A planner and a notifier in this process. Receivers on 127.0.0.1 may be reached if nothing else is said."""
@@ -150,9 +159,12 @@ async def notifying(
     replica = Replica(
         bus or MemoryBus(memory), own, {"planner": planner.build, "notifier": notifier.build}, dict(environ)
     )
+    if exporter is not None:
+        replica._traces = make_traces(replica.name, "test", exporter)
     await replica.start()
     try:
         here = Notifying(bus or MemoryBus(memory))
+        here.replica = replica
         await here.with_agent()
         yield here
     finally:

@@ -25,7 +25,8 @@ from services.runtime.egress import Egress, EgressRefused
 from services.runtime.egress_http import default_trust
 
 TEXT_LENGTH_MAX = 1_000_000
-THREADS_MAX = 8
+THREADS_MAX = 32
+"""More than one receiver has attempts at once, so that a mail server that hangs does not hold the others up."""
 
 
 class Postman:

@@ -22,6 +22,7 @@ from services.notifier.core import endpoints, machine
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.memory.clock import ManualClock
 from services.runtime.memory.server import MemoryServer
+from services.runtime.ports import Outgoing
 from services.runtime.tasks import spawn
 from tests.support.notifying import KEY, Notifying, hook, notifying
 from tests.support.raw_http import Asked, RawServer, raw_server, response
@@ -239,3 +240,23 @@ async def status_of(here: Notifying, name: str) -> ResourceStatus:
     entry = await here.bus.resources.get(f"status.Subscription.default.{name}")
     assert entry is not None
     return decode(entry.data or b"", ResourceStatus)
+
+
+async def test_a_record_that_cannot_be_read_is_a_letter_and_harms_no_other() -> None:
+    async with raw_server() as server, notifying() as here:
+        server.paths["/hook"] = response(status="503 Down")
+        task = await here.finished(responseURL=url_of(server))
+        one = await here.until_tried(task, 1)
+        log = here.bus.log(task.partition)
+        await log.purge(task.notification(one.id))
+        await log.record(Outgoing(task.notification(one.id), b'{"type":"notification.other.v9"}'))
+        due = encode(NotificationDue(due=one.created_at, revision=1))
+        await here.bus.signals.store(task.notify_timer_fired(one.id), due)
+
+        async def buried() -> bool:
+            return [letter.reason for letter in await here.letters()] == ["malformed"]
+
+        await until(buried, "a letter")
+        server.paths["/hook"] = response()
+        other = await here.finished(userMessage="other", responseURL=url_of(server))
+        await here.until_all(other, NotificationDelivered, within_s=20)
