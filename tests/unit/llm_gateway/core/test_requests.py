@@ -162,6 +162,7 @@ def test_a_budget_larger_than_the_default_does_not_raise_anthropics_limit() -> N
     [
         (2000, None, None, 2000, messages_format.MAX_TOKENS_DEFAULT + 2000),
         (2000, 3000, None, 2000, 3000),
+        (1024, 3000, None, 1024, 3000),
         (30_000, None, None, 30_000, messages_format.MAX_TOKENS_DEFAULT + 30_000),
         (30_000, 40_000, 10_000, 5000, 10_000),
         (2000, None, 1500, None, 1500),  # half of it would be too little to think
@@ -216,6 +217,7 @@ UNTHOUGHT = AssistantMessage(tool_calls=(call("a"),))
         ((*HELLO, THOUGHT, result("a"), UNTHOUGHT, result("a")), True),  # only the turn's beginning must have it
         ((*HELLO, UNTHOUGHT, result("a"), THOUGHT, result("a")), False),
         ((*HELLO, UNTHOUGHT, result("a"), AssistantMessage(content="Noon."), UserMessage(content="And?")), True),
+        ((*HELLO, UNTHOUGHT, result("a"), UserMessage(content="And?")), True),  # the user speaks beside the result
     ],
 )
 def test_a_turn_that_was_begun_without_thinking_is_ended_without(messages: tuple[Message, ...], thinks: bool) -> None:
