@@ -27,7 +27,6 @@ from schemas.task import Cancelled, Failed, FinalAnswer
 from schemas.wire import encode
 from services.notifier.core import words
 from services.notifier.core.outcomes import NotTaken, Unwanted
-from services.notifier.core.signing import BadKey, key_of
 from services.notifier.sinks.base import Sink
 from services.notifier.sinks.email import Email, Postman
 from services.notifier.sinks.http import Http
@@ -37,6 +36,7 @@ from services.notifier.sinks.webhook import Webhook, event_body
 from services.runtime.egress import BadRule, Egress, Rules
 from services.runtime.errors import Broken
 from services.runtime.secrets import SecretMissing
+from services.runtime.signing import BadKey, key_of
 
 if TYPE_CHECKING:
     from services.runtime.service import Runtime

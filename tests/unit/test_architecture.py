@@ -28,9 +28,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "anthropic": ("services/llm_gateway/providers/anthropic.py",),
     "attrs": ("services/runtime/json_schema.py",),
     "httpx2": (
+        "services/human_contact/channels/slack_api.py",
         "services/llm_gateway/providers/",
-        "services/notifier/sinks/",
         "services/runtime/egress_http.py",
+        "services/runtime/outbound.py",
         "services/tool_executor/mcp/",
         "services/tool_executor/toolsets/http.py",
     ),
@@ -47,6 +48,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "referencing": ("services/runtime/json_schema.py",),
     "rich": ("services/cli/",),
     "typer": ("services/cli/",),
+    "uvicorn": ("services/human_contact/web/server.py",),
     "uvloop": ("services/runtime/",),
     "yaml": ("services/cli/",),
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-
 import msgspec
 
 EXCERPT_LENGTH = 200
@@ -57,18 +54,3 @@ def of_status(what: str, status: int, *, said: str = "", retry_after_s: float | 
 def no_answer(why: str) -> NotTaken:
     """No whole answer came: it may have been taken, or not."""
     return NotTaken(error=f"failed to send HTTP request: {why}", again=True, is_down=True)
-
-
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """The header `Retry-After`: seconds, or a date; None if it says neither."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        at = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return max((at - now).total_seconds(), 0.0)

@@ -1,38 +1,13 @@
-"""Posting, through the guard: to addresses that somebody else chose, and to where they redirect.
-
-Only redirects that keep the method are followed (307, 308), each through the guard again. What is secret is sent to
-the origin that was named, and not to where it redirects.
-"""
+"""Posting, through the guard: what goes wrong is an outcome."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import httpx2
-
 from services.notifier.core.outcomes import NotTaken, no_answer
-from services.runtime.egress import Egress, EgressRefused
-from services.runtime.egress_http import GuardedTransport
-
-REDIRECTS_MAX = 3
-BODY_MAX = 64 * 1024
-"""Bytes of an answer that are read."""
-USER_AGENT = "Holdfast"
-
-
-class Answer(NamedTuple):
-    """What came back."""
-
-    status: int
-    body: bytes
-    retry_after: str | None
-
-    @property
-    def text(self) -> str:
-        """The body, whatever it is."""
-        return self.body.decode(errors="replace")
+from services.runtime.egress import Egress
+from services.runtime.outbound import Answer, Call, Client, NoAnswer, NotSent
 
 
 class Post(NamedTuple):
@@ -46,75 +21,20 @@ class Post(NamedTuple):
 
 
 class Http:
-    """A client without cookies, proxies or kept connections."""
+    """Posts to receivers."""
 
     def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-        self._client: httpx2.AsyncClient | None = None
+        self._client = Client(egress)
 
     async def post(self, post: Post) -> Answer | NotTaken:
         """Post; what comes back, or why nothing did."""
-        if self._client is None:
-            self._client = httpx2.AsyncClient(
-                transport=GuardedTransport(self._egress), follow_redirects=False, trust_env=False, timeout=None
-            )
         try:
-            async with asyncio.timeout(post.timeout_s):
-                return await self._follow(self._client, post)
-        except TimeoutError:
-            return no_answer(f"no answer within {post.timeout_s:g} s")
-        except EgressRefused as refused:
-            return NotTaken(error=f"refused: {refused}", again=False)
-        except httpx2.TransportError as error:
-            return no_answer(f"{type(error).__name__}: {error}".rstrip(": "))
-        except (httpx2.InvalidURL, httpx2.HTTPError, ValueError) as error:
-            return NotTaken(error=f"cannot be posted: {error}", again=False)
+            return await self._client.send(Call("POST", *post))
+        except NoAnswer as error:
+            return no_answer(str(error))
+        except NotSent as error:
+            return NotTaken(error=str(error), again=False)
 
     async def close(self) -> None:
         """Close what is open."""
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def _follow(self, client: httpx2.AsyncClient, post: Post) -> Answer | NotTaken:
-        url, secret = httpx2.URL(post.url), dict(post.secret_headers)
-        for _ in range(REDIRECTS_MAX + 1):
-            headers = {"User-Agent": USER_AGENT, **secret, **post.headers}
-            async with client.stream("POST", url, content=post.body, headers=headers) as response:
-                if response.status_code not in (307, 308):
-                    return await _answer(response)
-                location = response.headers.get("location", "")
-            there = url.join(location)
-            if not location or (url.scheme == "https" and there.scheme != "https"):
-                return NotTaken(error=f"redirected to {location[:80]!r}: not followed", again=False)
-            if _origin(there) != _origin(url):
-                secret = {}
-            url = there
-        return NotTaken(error=f"redirected more than {REDIRECTS_MAX} times", again=False)
-
-
-async def _answer(response: httpx2.Response) -> Answer:
-    body = b""
-    try:
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) >= BODY_MAX:
-                break
-    except httpx2.TransportError:
-        if not response.is_success:
-            raise
-        # It has said that it took it; the rest of its words was lost.
-    return Answer(response.status_code, body[:BODY_MAX], response.headers.get("retry-after"))
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return (url.scheme, url.host, url.port)
-
-
-def place_of(url: str) -> str:
-    """Host and path of an address: which receiver it is. No user, password or query, which may be secret."""
-    try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL:
-        return "an unreadable address"
-    port = f":{parsed.port}" if parsed.port else ""
-    return f"{parsed.scheme}://{parsed.host}{port}{parsed.path}"
+        await self._client.close()

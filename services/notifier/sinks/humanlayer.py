@@ -10,10 +10,11 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.resources import ContactChannelSpec
-from services.notifier.core.outcomes import NotTaken, Outcome, Taken, of_status, retry_after
+from services.notifier.core.outcomes import NotTaken, Outcome, Taken, of_status
 from services.notifier.core.words import message
 from services.notifier.sinks.base import Letter
-from services.notifier.sinks.http import Http, Post, place_of
+from services.notifier.sinks.http import Http, Post
+from services.runtime.outbound import place_of, retry_after
 
 PATH = "/humanlayer/v1/contact_requests"
 IDS_LENGTH_MAX = 64

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.notifier.core.outcomes import NotTaken, Outcome, Taken, of_status, retry_after
+from services.notifier.core.outcomes import NotTaken, Outcome, Taken, of_status
 from services.notifier.core.words import announcement, shortened
 from services.notifier.sinks.base import Letter
-from services.notifier.sinks.http import Answer, Http, Post, place_of
+from services.notifier.sinks.http import Http, Post
+from services.runtime.outbound import Answer, place_of, retry_after
 
 TEXT_LENGTH_MAX = 39_000
 """Characters; Slack cuts at 40,000."""

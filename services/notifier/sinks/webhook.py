@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from services.notifier.core import words
-from services.notifier.core.outcomes import NotTaken, Outcome, of_status, retry_after
-from services.notifier.core.signing import signed_headers
+from services.notifier.core.outcomes import NotTaken, Outcome, of_status
 from services.notifier.core.words import Told
 from services.notifier.sinks.base import Letter
-from services.notifier.sinks.http import Http, Post, place_of
+from services.notifier.sinks.http import Http, Post
+from services.runtime.outbound import place_of, retry_after
+from services.runtime.signing import signed_headers
 
 
 class Webhook:

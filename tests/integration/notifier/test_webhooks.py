@@ -11,7 +11,7 @@ from schemas.notifications import NotificationDelivered, NotificationFailed
 from schemas.resources import EnvVar
 from schemas.task import Cancelled
 from services.notifier.core import machine
-from services.notifier.core.signing import signature
+from services.runtime.signing import signature
 from tests.support.notifying import KEY_BYTES, OLD_KEY_BYTES, SECRETS, Notifying, hook, json_of, notifying, secret
 from tests.support.raw_http import Asked, RawServer, raw_server, redirect, response
 from tests.support.waiting import until

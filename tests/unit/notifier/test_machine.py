@@ -19,7 +19,8 @@ from schemas.task import Cancelled, FinalAnswer
 from schemas.wire import encode
 from services.notifier.core import machine
 from services.notifier.core.machine import Made
-from services.notifier.core.outcomes import NotTaken, Outcome, Taken, Unwanted, of_status, retry_after
+from services.notifier.core.outcomes import NotTaken, Outcome, Taken, Unwanted, of_status
+from services.runtime.outbound import retry_after
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY_S = 86_400.0
