@@ -431,6 +431,8 @@ class EmailOptions(Strict, frozen=True, kw_only=True):
     smtp: SMTPOptions | None = None
     """Given: Holdfast sends mail itself; otherwise the HumanLayer API does, with the channel's API key."""
     imap: IMAPOptions | None = None
+    inbound_secret_from: SecretSource | None = None
+    """Signs the replies that a mail provider posts to `/email/inbound` (Standard Webhooks)."""
 
 
 class WebhookOptions(Strict, frozen=True, kw_only=True):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from schemas import subjects
 from services.human_contact.channels.registry import Channels
 from services.human_contact.desk import Desk
+from services.human_contact.entrance import Entrance
 from services.human_contact.handlers import People
+from services.human_contact.links import Links
 from services.human_contact.readiness import Readiness
 from services.runtime.service import Subscription
 
@@ -21,9 +23,11 @@ class HumanContact:
 
     def __init__(self, runtime: Runtime) -> None:
         self._bus = runtime.bus
-        self._channels = Channels(runtime.resources, runtime.secrets, runtime.settings, runtime.bus.clock)
+        links = Links(runtime.settings)
+        self._channels = Channels(runtime.resources, runtime.secrets, runtime.settings, runtime.bus.clock, links)
         self._people = People(runtime, Desk(runtime.bus, self._channels))
         self._readiness = Readiness(runtime.resources, self._channels, runtime.bus.clock)
+        self._entrance = Entrance(runtime, self._channels, links)
 
     def subscriptions(self) -> Sequence[Subscription]:
         """Questions and answers by partition, wake-ups."""
@@ -37,11 +41,13 @@ class HumanContact:
         return [*found, Subscription(subjects.HUMAN_CONTACT_TIMERS, None, people.on_timer, people.on_dead)]
 
     async def start(self) -> None:
-        """Keep the channels' statuses."""
+        """Keep the channels' statuses, and let answers in."""
+        await self._entrance.start()
         self._readiness.start()
 
     async def stop(self) -> None:
         """End that, and let go of all channels."""
+        await self._entrance.stop()
         await self._readiness.stop()
         await self._channels.close()
 

@@ -73,6 +73,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The secrets `<name>/<key>` that posts to a task's responseURL are signed with, separated by commas."""
     notify_give_up_s: float = 86_400.0
     """How long a notification is tried before it is a dead letter, in seconds."""
+    people_http_host: str = "127.0.0.1"
+    people_http_port: int = 0
+    """Port where people's answers come in (links, Slack, replies to mail); 0: a free one, which is logged; -1: none."""
+    people_url: str = ""
+    """The address of that port as people reach it (`https://people.example.com`); by default the port itself."""
+    people_link_key_file: str = ""
+    """A file whose first line signs the links that people are sent; further lines are keys that were used before."""
+    people_proxies: str = ""
+    """Addresses and networks, separated by commas, whose word on whom they speak for (`X-Forwarded-For`) is believed."""
+    slack_api_url: str = "https://slack.com/api"
+    """Slack's Web API, or a gateway to it."""
     http_host: str = "127.0.0.1"
     http_port: int = 0
     """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""

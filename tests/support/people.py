@@ -135,5 +135,5 @@ async def with_people(*names: str, server: MemoryServer | None = None) -> AsyncG
         return shown[key.name]
 
     with patch.object(Channels, "_make", make):
-        async with on_stage(builds, server=server, settings=Settings()) as (stage, _):
+        async with on_stage(builds, server=server, settings=Settings(people_http_port=-1)) as (stage, _):
             yield People(stage, shown)

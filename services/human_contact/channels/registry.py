@@ -17,6 +17,7 @@ from services.runtime.secrets import SecretMissing
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
+    from services.human_contact.links import Links
     from services.runtime.ports import Clock
     from services.runtime.resources import Resources
     from services.runtime.secrets import Secrets
@@ -29,6 +30,10 @@ MODULES = {
     "webhook": "services.human_contact.channels.webhook",
 }
 """Each has `make(setup) -> Channel`."""
+INBOUND = {
+    "slack": "services.human_contact.web.slack",
+}
+"""Who answers requests below `/<family>/`. Each has `inbound(reception: Reception) -> Handler`."""
 
 
 class ChannelKey(NamedTuple):
@@ -46,6 +51,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     secrets: Secrets
     settings: Settings
     clock: Clock
+    links: Links
 
     def secret(self, source: SecretSource | None, what: str) -> str:
         """A secret value; raises `ChannelFailed` if it is missing or empty."""
@@ -68,7 +74,8 @@ class _Made(msgspec.Struct, frozen=True):
 class Channels:
     """Channels by resource."""
 
-    def __init__(self, resources: Resources, secrets: Secrets, settings: Settings, clock: Clock) -> None:
+    def __init__(self, resources: Resources, secrets: Secrets, settings: Settings, clock: Clock, links: Links) -> None:
+        self._links = links
         self._resources = resources
         self._secrets = secrets
         self._settings = settings
@@ -102,6 +109,15 @@ class Channels:
             made = self._made[key] = _Made(version, self._make(key, spec))
         return made.channel
 
+    def of_family(self, family: str) -> list[ChannelKey]:
+        """The channels that are shown to people in one way."""
+        found = self._resources.all(ContactChannel)
+        return sorted(
+            ChannelKey(channel.metadata.namespace, channel.metadata.name)
+            for channel, _ in found
+            if family_of(channel.spec) == family
+        )
+
     def forget(self, key: ChannelKey) -> None:
         """The resource has changed, or is gone."""
         made = self._made.pop(key, None)
@@ -118,7 +134,14 @@ class Channels:
         family = family_of(spec)
         if family == "console":
             return ConsoleChannel()
-        setup = Setup(key=key, spec=spec, secrets=self._secrets, settings=self._settings, clock=self._clock)
+        setup = Setup(
+            key=key,
+            spec=spec,
+            secrets=self._secrets,
+            settings=self._settings,
+            clock=self._clock,
+            links=self._links,
+        )
         channel: Channel = importlib.import_module(MODULES[family]).make(setup)
         return channel
 

@@ -266,6 +266,7 @@ class World:
             slots=self.scenario.slots,
             reconcile_s=self.scenario.reconcile_s,
             drain_s=DRAIN_S,
+            people_http_port=-1,
         )
         replica = process.replica = Replica(bus, settings, {process.service: self._builds[process.service]}, {})
         try:

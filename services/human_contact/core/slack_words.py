@@ -1,0 +1,191 @@
+"""Questions in Slack's words: blocks, buttons, modals. Pure.
+
+A stranger's text is always `plain_text` or `rich_text`, which Slack does not read as markup: no mention, link or end of
+a code block in it means anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+import msgspec
+
+from schemas.interactions import InteractionAnswered, InteractionRequested
+from services.human_contact.core.words import ending, headline, line, visible
+
+SECTION_MAX = 2_900
+"""Characters of one text; Slack takes 3,000."""
+SECTIONS_MAX = 4
+EDITABLE_MAX = 2_900
+BUTTON_MAX = 70
+EVENT_TYPE = "holdfast_question"
+INPUT = "text"
+"""The block and action id of a modal's one input."""
+
+Block = dict[str, Any]
+
+
+class Ref(msgspec.Struct, frozen=True, array_like=True):
+    """What a button or modal is about. It comes back from Slack, and is believed once the request's signature is."""
+
+    namespace: str
+    channel: str
+    task: str
+    interaction: str
+    digest: str
+    choice: int = -1
+
+    def text(self) -> str:
+        """As Slack keeps it."""
+        return msgspec.json.encode(self).decode()
+
+
+def ref_of(text: str) -> Ref | None:
+    """What Slack kept, or None."""
+    try:
+        return msgspec.json.decode(text.encode(), type=Ref)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
+
+
+def thread_mac(secret: str, ref: Ref) -> str:
+    """Shows that a message was ours, when somebody replies to it."""
+    named = msgspec.json.encode([ref.namespace, ref.channel, ref.task])
+    return hmac.new(secret.encode(), b"holdfast-thread." + named, hashlib.sha256).hexdigest()
+
+
+def metadata(secret: str, ref: Ref) -> dict[str, Any]:
+    """What goes along with a message, unseen, to know a reply by."""
+    payload = {"ref": ref.text(), "mac": thread_mac(secret, ref)}
+    return {"event_type": EVENT_TYPE, "event_payload": payload}
+
+
+def question_blocks(asked: InteractionRequested, ref: Ref) -> list[Block]:
+    """A question, with its buttons."""
+    whole = fits(asked)
+    blocks = [*_facts(asked)]
+    if not whole:
+        said = "This is too long to be shown here whole, so it cannot be approved here. Use `holdfast inbox`."
+        blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": said}})
+    return [*blocks, {"type": "actions", "block_id": "holdfast", "elements": _buttons(asked, ref, whole=whole)}]
+
+
+def fits(asked: InteractionRequested) -> bool:
+    """Whether all of what is to be approved can be shown."""
+    return len(visible(asked.arguments)) <= SECTION_MAX * SECTIONS_MAX
+
+
+def closed_blocks(asked: InteractionRequested, answered: InteractionAnswered) -> list[Block]:
+    """A question that is over, and how."""
+    return [*_facts(asked), _plain(ending(answered))]
+
+
+def fallback(asked: InteractionRequested) -> str:
+    """The text of a notification. Slack reads this one as markup."""
+    return headline(asked).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _facts(asked: InteractionRequested) -> list[Block]:
+    blocks: list[Block] = [
+        {"type": "header", "text": {"type": "plain_text", "text": headline(asked)[:150], "emoji": False}},
+        _context(
+            f"Agent {line(asked.agent)} · task {line(asked.task)}" + (f" · {line(asked.title)}" if asked.title else "")
+        ),
+    ]
+    if asked.kind != "approval":
+        return [*blocks, *(_plain(piece) for piece in _pieces(visible(asked.message)))]
+    if asked.message:
+        blocks += [_context("Why, in the model's words:"), _plain(visible(asked.message)[:SECTION_MAX])]
+    blocks.append(_context("Arguments:"))
+    return [*blocks, *(_code(piece) for piece in _pieces(visible(asked.arguments or "{}")))]
+
+
+def _pieces(text: str) -> list[str]:
+    return [text[at : at + SECTION_MAX] for at in range(0, min(len(text), SECTION_MAX * SECTIONS_MAX), SECTION_MAX)]
+
+
+def _plain(text: str) -> Block:
+    return {"type": "section", "text": {"type": "plain_text", "text": text[:SECTION_MAX] or " ", "emoji": False}}
+
+
+def _context(text: str) -> Block:
+    return {"type": "context", "elements": [{"type": "plain_text", "text": text[:SECTION_MAX], "emoji": False}]}
+
+
+def _code(text: str) -> Block:
+    pre = {"type": "rich_text_preformatted", "elements": [{"type": "text", "text": text}]}
+    return {"type": "rich_text", "elements": [pre]}
+
+
+def _buttons(asked: InteractionRequested, ref: Ref, *, whole: bool) -> list[Block]:
+    if asked.kind != "approval":
+        if not asked.choices:
+            return [_button("answer", "Answer", ref, "primary"), _button("decline", "Decline", ref)]
+        choices = [
+            _button(f"choice_{n}", line(choice, BUTTON_MAX), msgspec.structs.replace(ref, choice=n))
+            for n, choice in enumerate(asked.choices)
+        ]
+        return [*choices, _button("decline", "Decline", ref)]
+    if not whole:
+        return [_button("decline", "Reject", ref, "danger")]
+    edit = [_button("edit", "Approve with changes…", ref)] if len(asked.arguments) <= EDITABLE_MAX else []
+    return [
+        _button("accept", "Approve", ref, "primary"),
+        _button("accept_task", "Approve for this task", ref),
+        {**_button("accept_arguments", "Always approve this", ref), "confirm": _confirm(asked)},
+        *edit,
+        _button("decline", "Reject", ref, "danger"),
+    ]
+
+
+def _button(action: str, text: str, ref: Ref, style: str = "") -> Block:
+    button: Block = {
+        "type": "button",
+        "action_id": f"holdfast_{action}",
+        "text": {"type": "plain_text", "text": text or "-", "emoji": False},
+        "value": ref.text(),
+    }
+    return {**button, "style": style} if style else button
+
+
+def _confirm(asked: InteractionRequested) -> Block:
+    what = f"{line(asked.agent, 60)} may then call {line(asked.tool, 60)} with these arguments"
+    said = f"{what} without asking, until it is revoked."
+    return {
+        "title": {"type": "plain_text", "text": "Always approve this?"},
+        "text": {"type": "plain_text", "text": said},
+        "confirm": {"type": "plain_text", "text": "Always approve"},
+        "deny": {"type": "plain_text", "text": "Cancel"},
+    }
+
+
+def modal(asked: InteractionRequested, ref: Ref, action: str) -> Block:
+    """The window that asks for a text: a comment (`decline`), an answer (`answer`), or other arguments (`edit`)."""
+    title, submit, label, hint = {
+        "decline": ("Reject" if asked.kind == "approval" else "Decline", "Send", "Comment", "The model is told."),
+        "answer": ("Answer", "Answer", line(asked.message, 1_900), "The model gets it as the answer."),
+        "edit": ("Approve with changes", "Approve", "Arguments", "A JSON object; the call is made with it."),
+    }[action]
+    field: Block = {"type": "plain_text_input", "action_id": INPUT, "multiline": True, "max_length": 3_000}
+    if action == "edit":
+        field["initial_value"] = asked.arguments
+    return {
+        "type": "modal",
+        "callback_id": f"holdfast_{action}",
+        "private_metadata": ref.text(),
+        "title": {"type": "plain_text", "text": title},
+        "submit": {"type": "plain_text", "text": submit},
+        "close": {"type": "plain_text", "text": "Cancel"},
+        "blocks": [
+            {
+                "type": "input",
+                "block_id": INPUT,
+                "optional": action == "decline",
+                "label": {"type": "plain_text", "text": label or "-", "emoji": False},
+                "hint": {"type": "plain_text", "text": hint},
+                "element": field,
+            }
+        ],
+    }

@@ -1,0 +1,165 @@
+"""The port: HTTP/1.1 by uvicorn's protocol, on a listener of ours. The one place that knows uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from services.human_contact.web.base import Received, Reply, Unfit, said
+from services.human_contact.web.gate import BODY_BYTES_MAX, HEADERS, Gate
+from services.runtime.errors import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+logger = logging.getLogger(__name__)
+
+HEAD_BYTES_MAX = 16 * 1024
+"""Of a request's line and header fields together."""
+HEAD_S = 10.0
+"""How long a new connection has for its first request's head."""
+BODY_S = 10.0
+KEEP_ALIVE_S = 5
+CONNECTIONS_MAX = 256
+STOP_S = 5.0
+
+
+class _Protocol(H11Protocol):
+    """Uvicorn's, and it hangs up on those who never say what they want."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._head = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head.cancel()
+        super().connection_lost(exc)
+
+    def _too_slow(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():  # pyright: ignore[reportUnnecessaryComparison] - None until the first request
+            self.transport.close()
+
+
+class WebServer:
+    """Serves a gate."""
+
+    def __init__(self, gate: Gate, host: str, port: int) -> None:
+        self._gate = gate
+        self._host = host
+        self._port = port
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+        """Once it is started."""
+
+    async def start(self) -> None:
+        """Listen; raises `Broken` if the port cannot be had."""
+        config = uvicorn.Config(
+            self._app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        )
+        config.load()
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: _Protocol(config, self._state, {}, loop), self._host, self._port
+            )
+        except OSError as error:
+            where = f"{self._host}:{self._port}"
+            raise Broken(f"cannot listen on {where} (HOLDFAST_PEOPLE_HTTP_PORT): {error.strerror or error}") from error
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        logger.info(
+            "people's answers come in on %s:%s",
+            self._host,
+            self.port,
+            extra={"action": "inbound.listening", "port": self.port},
+        )
+
+    async def stop(self) -> None:
+        """Take no more requests, and end those in hand within a while."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            _, late = await asyncio.wait(set(self._state.tasks), timeout=STOP_S)
+            for task in late:
+                task.cancel()
+
+    async def _app(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        peer = scope["client"][0] if scope["client"] else ""
+        closing: Mapping[str, str] = {}
+        try:
+            remote = self._gate.admit(peer, scope["path"], headers, len(scope["headers"]))
+            body = await _body(headers, receive)
+            received = Received(
+                method=scope["method"],
+                path=scope["path"],
+                query=scope["query_string"].decode("latin-1"),
+                headers=headers,
+                body=body,
+                remote=remote,
+            )
+            reply = await self._gate.answer(received)
+        except Unfit as unfit:
+            # What is left of the request is not read.
+            reply, closing = said(unfit.status, str(unfit)), {"Connection": "close"}
+        with contextlib.suppress(OSError):
+            await _send(reply, closing, send)
+
+
+async def _body(headers: Mapping[str, str], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> bytes:
+    too_long = Unfit(413, f"More than {BODY_BYTES_MAX} bytes are not taken.")
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Unfit(400, "The request is not whole.")
+                body += message.get("body", b"")
+                if len(body) > BODY_BYTES_MAX:
+                    raise too_long
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError as error:
+        raise Unfit(408, "The request took too long to arrive.") from error
+
+
+async def _send(
+    reply: Reply, more: Mapping[str, str], send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
+) -> None:
+    headers = {"Content-Type": reply.kind, "Content-Length": str(len(reply.body)), **HEADERS, **reply.headers, **more}
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,324 @@
+"""What people do in Slack: buttons and modals (`/slack/interactivity`), replies in threads (`/slack/events`).
+
+Nothing in a request is believed before its signature is found to be that of a channel's secret; then it may speak for
+the channels with that secret only. Doing it again changes nothing, so Slack's retries and double clicks are harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import html
+import logging
+from typing import Any
+
+import msgspec
+
+from schemas.interactions import AnswerInteraction, InteractionRequested
+from schemas.requests import Accepted
+from services.human_contact.channels.base import ChannelFailed
+from services.human_contact.channels.registry import ChannelKey
+from services.human_contact.channels.slack import SlackChannel
+from services.human_contact.core.forms import Answerer, BadForm, answer, edited
+from services.human_contact.core.slack_signing import is_fresh, is_signed
+from services.human_contact.core.slack_words import EVENT_TYPE, INPUT, Ref, fits, ref_of, thread_mac
+from services.human_contact.door import sentence
+from services.human_contact.web.base import Handler, Received, Reply, Unfit, json_reply, said
+from services.human_contact.web.reception import Reception
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 1.8
+"""How long the planner has; Slack waits for three seconds."""
+WHISPER_S = 0.9
+SCOPES = {"accept": "once", "accept_task": "task", "accept_arguments": "arguments"}
+
+
+class _Id(msgspec.Struct):
+    id: str = ""
+
+
+class _Action(msgspec.Struct):
+    action_id: str = ""
+    value: str = ""
+
+
+class _Container(msgspec.Struct):
+    channel_id: str = ""
+    thread_ts: str = ""
+
+
+class _Input(msgspec.Struct):
+    value: str | None = None
+
+
+class _Values(msgspec.Struct):
+    values: dict[str, dict[str, _Input]] = {}
+
+
+class _View(msgspec.Struct):
+    callback_id: str = ""
+    private_metadata: str = ""
+    state: _Values = msgspec.field(default_factory=_Values)
+
+
+class _Payload(msgspec.Struct):
+    """What we look at of an interaction."""
+
+    type: str
+    user: _Id = msgspec.field(default_factory=_Id)
+    trigger_id: str = ""
+    actions: list[_Action] = []
+    container: _Container = msgspec.field(default_factory=_Container)
+    view: _View = msgspec.field(default_factory=_View)
+
+
+class _Message(msgspec.Struct):
+    type: str = ""
+    subtype: str = ""
+    bot_id: str = ""
+    channel: str = ""
+    user: str = ""
+    text: str = ""
+    ts: str = ""
+    thread_ts: str = ""
+    parent_user_id: str = ""
+
+
+class _Event(msgspec.Struct):
+    type: str
+    challenge: str = ""
+    event: _Message = msgspec.field(default_factory=_Message)
+
+
+class SlackRequests:
+    """Answers what is below `/slack/`."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._door = reception.door
+        self._channels = reception.channels
+        self._clock = reception.clock
+
+    async def handle(self, received: Received) -> Reply:
+        """Take a request that Slack has signed."""
+        if received.method != "POST":
+            raise Unfit(405, "Slack posts here.")
+        signers = self._signers(received)
+        match received.path.rstrip("/"):
+            case "/slack/interactivity":
+                return await self._interaction(received, signers)
+            case "/slack/events":
+                return await self._event(received, signers)
+            case _:
+                raise Unfit(404, "There are /slack/interactivity and /slack/events.")
+
+    def _signers(self, received: Received) -> dict[ChannelKey, SlackChannel]:
+        """The channels whose secret signed a request; raises `Unfit` if there is none."""
+        if not is_fresh(received.headers, self._clock.now()):
+            raise Unfit(401, "The request is not of the last five minutes.")
+        judged: dict[str, bool] = {}
+        found: dict[ChannelKey, SlackChannel] = {}
+        for key in self._channels.of_family("slack"):
+            try:
+                channel = self._channels.get(key)
+            except ChannelFailed:
+                continue
+            if not isinstance(channel, SlackChannel):
+                continue
+            secret = channel.signing_secret
+            if secret not in judged:
+                judged[secret] = is_signed(secret, received.headers, received.body)
+            if judged[secret]:
+                found[key] = channel
+        if not found:
+            raise Unfit(401, "The signature is that of no channel.")
+        return found
+
+    # --- buttons and modals ---
+
+    async def _interaction(self, received: Received, signers: dict[ChannelKey, SlackChannel]) -> Reply:
+        payload = _read(received.form().get("payload", "").encode(), _Payload)
+        if payload.type == "view_submission":
+            return await self._submitted(payload, signers)
+        if payload.type == "block_actions" and payload.actions:
+            return await self._pressed(payload, signers)
+        return Reply(200)
+
+    async def _pressed(self, payload: _Payload, signers: dict[ChannelKey, SlackChannel]) -> Reply:
+        pressed = payload.actions[0]
+        ref = ref_of(pressed.value)
+        if ref is None or not pressed.action_id.startswith("holdfast_"):
+            return Reply(200)
+        channel = _channel(ref, signers)
+        asked = await self._asked(ref)
+        action = pressed.action_id.removeprefix("holdfast_")
+        if asked is None:
+            text = "The task of this question is not there any more."
+        elif action in ("decline", "answer", "edit"):
+            try:
+                await channel.open_modal(payload.trigger_id, asked, action)
+            except ChannelFailed as failed:
+                text = f"The window could not be opened: {failed}"
+            else:
+                return Reply(200)
+        else:
+            try:
+                text = await self._answer(ref, _pressed_answer(asked, ref, action, payload.user.id))
+            except BadForm as error:
+                text = str(error)
+        await _whisper(channel, payload.container, payload.user.id, text)
+        return Reply(200)
+
+    async def _submitted(self, payload: _Payload, signers: dict[ChannelKey, SlackChannel]) -> Reply:
+        view = payload.view
+        ref = ref_of(view.private_metadata)
+        if ref is None:
+            return Reply(200)
+        _channel(ref, signers)
+        asked = await self._asked(ref)
+        if asked is None:
+            return _refused("The task of this question is not there any more.")
+        text = (view.state.values.get(INPUT, {}).get(INPUT, _Input()).value or "").strip()
+        action = view.callback_id.removeprefix("holdfast_")
+        try:
+            wanted = _submitted_answer(asked, action, text, _who(ref, payload.user.id))
+        except BadForm as error:
+            return _refused(str(error))
+        refusal = await self._answer(ref, wanted)
+        return _refused(refusal) if refusal else Reply(200)
+
+    async def _asked(self, ref: Ref) -> InteractionRequested | None:
+        found = await self._door.find(ref.namespace, ref.task, ref.interaction)
+        return found.asked if found is not None and ref.channel in found.channels else None
+
+    async def _answer(self, ref: Ref, request: AnswerInteraction) -> str:
+        """Hand an answer in; what the person is to be told, if anything."""
+        reply = await self._door.answer(ref.namespace, request, timeout_s=ANSWER_S)
+        return "" if isinstance(reply, Accepted) and not reply.note else sentence(reply)
+
+    # --- replies in threads ---
+
+    async def _event(self, received: Received, signers: dict[ChannelKey, SlackChannel]) -> Reply:
+        event = _read(received.body, _Event)
+        if event.type == "url_verification":
+            return said(200, event.challenge[:1000])
+        message = event.event
+        by_a_person = message.user and not message.bot_id and message.subtype in ("", "thread_broadcast")
+        if event.type != "event_callback" or message.type != "message" or not by_a_person:
+            return Reply(200)
+        if message.thread_ts and message.thread_ts != message.ts:
+            await self._replied(message, signers)
+        return Reply(200)
+
+    async def _replied(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> None:
+        ref = await self._thread(message, signers)
+        if ref is None:
+            return
+        channel = signers[ChannelKey(ref.namespace, ref.channel)]
+        open_ = await self._door.open_questions(ref.namespace, ref.task, ref.channel)
+        questions = [asked for asked in open_ if asked.kind == "question"]
+        if not questions:
+            return
+        if len(questions) > 1:
+            text = "Several questions are open in this thread: answer each with its buttons."
+        else:
+            (asked,) = questions
+            answered = _in_words(asked, html.unescape(message.text).strip())
+            request = answer(asked, _who(ref, message.user), "accept", content={"answer": answered})
+            text = await self._answer(ref, request)
+        await _whisper(channel, _Container(message.channel, message.thread_ts), message.user, text)
+
+    async def _thread(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> Ref | None:
+        """The question that a thread began with, if it is one of ours."""
+        bots: set[str] = set()
+        for key, channel in signers.items():
+            try:
+                bot = await channel.bot_user()
+                if bot in bots or (message.parent_user_id and message.parent_user_id != bot):
+                    continue
+                bots.add(bot)
+                along = await channel.parent(message.channel, message.thread_ts)
+            except ChannelFailed as failed:
+                if failed.transient:
+                    raise Unfit(503, "Slack could not be asked which thread this is.") from failed
+                logger.warning("a thread of %s cannot be read: %s", key.name, failed, extra={"action": "slack.thread"})
+                continue
+            if (ref := _signed_ref(along, signers)) is not None:
+                return ref
+        return None
+
+
+def inbound(reception: Reception) -> Handler:
+    """The handler of Slack's requests."""
+    return SlackRequests(reception).handle
+
+
+def _read(data: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Unfit(400, "This is no request of Slack's.") from error
+
+
+def _channel(ref: Ref, signers: dict[ChannelKey, SlackChannel]) -> SlackChannel:
+    channel = signers.get(ChannelKey(ref.namespace, ref.channel))
+    if channel is None:
+        raise Unfit(401, "The signature is not that of this question's channel.")
+    return channel
+
+
+def _signed_ref(along: dict[str, Any], signers: dict[ChannelKey, SlackChannel]) -> Ref | None:
+    payload: Any = along.get("event_payload")
+    if along.get("event_type") != EVENT_TYPE or not isinstance(payload, dict):
+        return None
+    ref, mac = ref_of(str(payload.get("ref", ""))), str(payload.get("mac", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - any JSON
+    channel = signers.get(ChannelKey(ref.namespace, ref.channel)) if ref is not None else None
+    if ref is None or channel is None:
+        return None
+    expected = thread_mac(channel.signing_secret, ref)
+    return ref if hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace")) else None
+
+
+def _who(ref: Ref, user: str) -> Answerer:
+    return Answerer(by=user, via="slack", digest=ref.digest)
+
+
+def _pressed_answer(asked: InteractionRequested, ref: Ref, action: str, user: str) -> AnswerInteraction:
+    who = _who(ref, user)
+    if action.startswith("choice_") and 0 <= ref.choice < len(asked.choices):
+        return answer(asked, who, "accept", content={"answer": asked.choices[ref.choice]})
+    if action in SCOPES and asked.kind == "approval" and fits(asked):
+        return answer(asked, who, "accept", scope=SCOPES[action])  # type: ignore[arg-type]  # one of the three
+    raise BadForm("This button does not answer the question.")
+
+
+def _submitted_answer(asked: InteractionRequested, action: str, text: str, who: Answerer) -> AnswerInteraction:
+    match action:
+        case "decline":
+            return answer(asked, who, "decline", comment=text)
+        case "answer" if asked.kind == "question":
+            return answer(asked, who, "accept", content={"answer": text})
+        case "edit" if asked.kind == "approval":
+            return answer(asked, who, "accept", arguments=edited(asked, text))
+        case _:
+            raise BadForm("This window does not answer the question.")
+
+
+def _in_words(asked: InteractionRequested, text: str) -> str:
+    """A reply as one of the choices, if it says one in other letters."""
+    return next((choice for choice in asked.choices if choice.casefold() == text.casefold()), text)
+
+
+def _refused(text: str) -> Reply:
+    return json_reply({"response_action": "errors", "errors": {INPUT: text[:2_000]}})
+
+
+async def _whisper(channel: SlackChannel, where: _Container, user: str, text: str) -> None:
+    """Tell the person something; it is all the same to the answer whether they hear it."""
+    if not text or not where.channel_id:
+        return
+    try:
+        async with asyncio.timeout(WHISPER_S):
+            await channel.whisper(where.channel_id, user, text, where.thread_ts)
+    except (ChannelFailed, TimeoutError) as error:
+        logger.warning("somebody in Slack was not told %r: %s", text, error, extra={"action": "slack.whisper"})
