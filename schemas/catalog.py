@@ -17,8 +17,10 @@ from schemas.events import (
     ApprovalGranted,
     CancelRequested,
     ConversationStarted,
+    MessageSent,
     ModelAnswered,
     ModelFailed,
+    TaskFollowed,
     TaskSubmitted,
     TimerFired,
     ToolFinished,
@@ -42,7 +44,7 @@ from schemas.notifications import (
     NotificationPending,
     Notify,
 )
-from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask
+from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SendMessage, SubmitTask
 from schemas.resources import LLM, Agent, ContactChannel, Grant, MCPServer, Quota, ResourceStatus, Subscription, Toolset
 from schemas.subjects import TaskSubjects
 from schemas.task import (
@@ -152,6 +154,7 @@ PLACEHOLDERS = {
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
     "holder": "A process of the tool-executor: a digest of its name and of when it was started.",
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
+    "id": "A token that stands for the request.",
     "kind": "The resource's kind.",
     "name": "The resource's name.",
     "notification": "A digest of the task and the receiver: what receivers know a repetition by.",
@@ -291,6 +294,29 @@ _TASK_CHANNELS = (
         kept="with its task",
         stream=_TASK_STREAM,
         consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="task-messages",
+        address=_TASK.message_event("{id}"),
+        title="Somebody said something more to a task that runs",
+        messages=(MessageSent,),
+        published_by=("planner",),
+        consumed_by=("planner", "llm-gateway", "cli"),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+        consumer=subjects.PLANNER,
+    ),
+    Channel(
+        name="task-follows",
+        address=_TASK.followed,
+        title="The task that the thread goes on with after this one has ended",
+        messages=(TaskFollowed,),
+        published_by=("planner",),
+        consumed_by=("planner",),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
     ),
     Channel(
         name="task-context",
@@ -500,6 +526,7 @@ def _request_channels(verb: str, message: type[msgspec.Struct], what: str) -> tu
         "cancel": subjects.cancel,
         "delete": subjects.delete,
         "answer": subjects.answer,
+        "send": subjects.send,
     }[verb]
     return (
         Channel(
@@ -534,6 +561,7 @@ _REQUEST_CHANNELS = (
     *_request_channels("cancel", CancelTask, "Cancel a task"),
     *_request_channels("delete", DeleteTask, "Remove an ended task"),
     *_request_channels("answer", AnswerInteraction, "Answer an interaction"),
+    *_request_channels("send", SendMessage, "Say something more in a task's thread"),
     Channel(
         name="replies",
         address="",

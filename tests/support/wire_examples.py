@@ -22,8 +22,10 @@ from schemas.events import (
     ApprovalGranted,
     CancelRequested,
     ConversationStarted,
+    MessageSent,
     ModelAnswered,
     ModelFailed,
+    TaskFollowed,
     TaskSubmitted,
     TimerFired,
     ToolFinished,
@@ -48,7 +50,7 @@ from schemas.notifications import (
     NotificationPending,
     Notify,
 )
-from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SubmitTask, TaskSpec
+from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SendMessage, SubmitTask, TaskSpec
 from schemas.resources import (
     LLM,
     Agent,
@@ -177,6 +179,9 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     ),
     ToolOutput(content=""),
     TextAsked(),
+    MessageSent(content="", at=AT),
+    TaskFollowed(submitted=TaskSubmitted(namespace="default", task="t", spec=TaskSpec(agent="helper"), at=AT)),
+    SendMessage(),
     AskPerson(**TASK, request="r1", n=1, tool_call_id="", tool="", answer_seq=9, kind="question", channel="oncall"),
     WithdrawQuestion(namespace="default", task="t", request="r1", n=1, reason=""),
     ApprovalGranted(request="r1", n=1, tool_call_id="", tool="", arguments="{}", digest="", at=AT),

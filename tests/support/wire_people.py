@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.commands import AskPerson, RunTool, WithdrawQuestion
-from schemas.events import ApprovalGranted
+from schemas.events import ApprovalGranted, MessageSent, TaskFollowed, TaskSubmitted
 from schemas.interactions import (
     AnswerInteraction,
     InteractionAnswered,
@@ -15,7 +15,7 @@ from schemas.interactions import (
     InteractionStep,
     PeopleDue,
 )
-from schemas.requests import Accepted
+from schemas.requests import Accepted, SendMessage
 from schemas.resources import (
     Agent,
     AgentSpec,
@@ -44,13 +44,16 @@ _DIGEST = "sha256-of-the-call"
 _CALL: dict[str, Any] = {"request": "r2", "n": 1, "tool_call_id": "call_1", "tool": "mail__send"}
 _PLACE: dict[str, Any] = {"namespace": "default", "task": "helper-task-abc", "interaction": "r2.1.0"}
 _GATED = CallRef(n=4, id="call_4", tool="mail__send", gate="approval", channel="oncall", approved_seq=31)
-_NEWEST = {type(value): value for release in (FIRST, SECOND, NOTIFICATIONS) for value in release}
+_NEWEST: dict[type[msgspec.Struct], Any] = {
+    type(value): value for release in (FIRST, SECOND, NOTIFICATIONS) for value in release
+}
 
 
 def _asked(state: TaskHeader) -> msgspec.Struct:
     """The last release's example with the fields of this one."""
     parent = msgspec.structs.replace(state.parent, approved_seq=29) if state.parent is not None else None
-    changed: msgspec.Struct = msgspec.structs.replace(state, approved=("mail__send",), parent=parent)
+    more: dict[str, Any] = {"queued": (33,), "continues": "helper-task-xyz", "thread": "helper-task-first"}
+    changed: msgspec.Struct = msgspec.structs.replace(state, approved=("mail__send",), parent=parent, **more)
     return msgspec.structs.replace(changed, calls=(_GATED,)) if isinstance(changed, AwaitingTools) else changed
 
 
@@ -128,7 +131,15 @@ _RESOURCES: tuple[msgspec.Struct, ...] = (
     ),
 )
 
+_FOLLOWING: TaskSubmitted = msgspec.structs.replace(
+    _NEWEST[TaskSubmitted], continues="helper-task-xyz", thread="helper-task-first"
+)
+
 PEOPLE: tuple[msgspec.Struct, ...] = (
+    _FOLLOWING,
+    TaskFollowed(submitted=_FOLLOWING),
+    MessageSent(content="And in UTC?", at=AT, by="ada"),
+    SendMessage(task="helper-task-abc", message="And in UTC?", by="ada"),
     *(_asked(value) for value in _NEWEST.values() if isinstance(value, TaskHeader)),
     RunTool(**TASK, request="r2", n=1, answer_seq=13, tool="mail__send", approved_seq=31),
     AskPerson(**TASK, **_CALL, answer_seq=13, kind="approval", channel="oncall"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas import subjects
-from schemas.events import ModelAnswered, ModelFailed, ToolFinished, ToolOutput, WindowCompacted
+from schemas.events import MessageSent, ModelAnswered, ModelFailed, ToolFinished, ToolOutput, WindowCompacted
 from schemas.flow import Line, NamespaceFlow, PoolFlow, Reservation, Share
 from schemas.messages import AssistantMessage, ImagePart, TextPart, Usage, UserMessage
 from schemas.resources import LLM, LLMLimits, LLMSpec, Metadata, Quota, QuotaSpec, ResourceStatus
@@ -147,6 +147,20 @@ async def test_a_watcher_is_told_what_is_done_to_a_conversation_and_why_an_answe
         ("Normal", "LLMFinalAnswer"),
         ("Normal", "LLMThrottled"),
     ]
+
+
+async def test_what_is_said_to_a_running_task_is_part_of_its_conversation() -> None:
+    bus = MemoryBus()
+    script = Script(bus)
+    await script.submit()
+    sent = MessageSent(content="And in UTC?", at=AT, by="ada")
+    script.window += (await script.record(script.task.message_event("0a1b"), sent),)
+    await script.call_model(1)
+    text = await described(bus, "task", "t1")
+    assert "  user:\n    What time is it?\n  user:\n    And in UTC?\n" in text
+    assert "MessageSent" in text
+    records = await history(script.log, script.task)
+    assert "said by ada: And in UTC?" in [line for record in records for line in said(record)]
 
 
 async def state_of(bus: MemoryBus) -> State:
