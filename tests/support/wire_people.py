@@ -82,6 +82,7 @@ _RESOURCES: tuple[msgspec.Struct, ...] = (
             slack=SlackOptions(channel_or_user_id="C1", bot_token_from=KEY, signing_secret_from=KEY),
             email=EmailOptions(
                 address="ada@example.org",
+                inbound_secret_from=KEY,
                 smtp=SMTPOptions(
                     host="smtp.example",
                     port=465,
