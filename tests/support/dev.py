@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -39,12 +40,12 @@ class Done(NamedTuple):
 class Dev:
     """A `holdfast dev` process, found by its commands through the state directory."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.ready = directory / "ready"
         self.log = directory / "dev.log"
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("HOLDFAST_", "NATS_"))}
-        self.env |= {"HOLDFAST_STATE_DIR": str(directory / "state"), "COLUMNS": "200"}
+        self.env |= {"HOLDFAST_STATE_DIR": str(directory / "state"), "COLUMNS": "200", **(environ or {})}
         self.process = subprocess.Popen(
             [*HOLDFAST, "dev", "--once-ready-file", str(self.ready), *arguments],
             env=self.env,
