@@ -70,9 +70,7 @@ async def fail(task: TaskRig) -> ModelFailed:
 
 
 async def test_a_streamed_answer_is_recorded_whole_with_its_usage(gateway: GatewayRig, server: ProviderServer) -> None:
-    pricing = Pricing(
-        input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"), cache_write=Decimal(3)
-    )
+    pricing = Pricing(input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"), cache_write=Decimal(3))
     spec = LLMSpec(provider="openai", api_key_from=KEY, parameters=parameters(server), pricing=pricing)
     task = await task_on(gateway, server, spec)
     server.then(Stream(chat_stream("It is noon — « exactly ».")))
