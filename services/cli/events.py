@@ -64,8 +64,6 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
             return False, "Initializing", f"submitted for agent {spec.agent!r}"
         case ConversationStarted(messages=messages):
             return False, "ValidationSucceeded", f"conversation started with {len(messages)} messages"
-        case MessageSent(content=content, by=by):
-            return False, "MessageSent", f"{f'by {by}: ' if by else ''}{content}"
         case CallModel(turn=turn, attempt=attempt):
             again = f", attempt {attempt}" if attempt > 1 else ""
             return False, "SendingContextWindowToLLM", f"turn {turn}{again}"

@@ -69,8 +69,6 @@ async def steps(log: Log, window: Sequence[int]) -> list[Step]:
         match fact:
             case ConversationStarted(messages=several) | WindowCompacted(messages=several):
                 found.append(Step(fact, several))
-            case MessageSent(content=content):
-                found.append(Step(fact, (UserMessage(content=content),)))
             case ModelAnswered(message=message):
                 found.append(Step(fact, (message,)))
             case MessageSent(content=content, by=by):

@@ -197,8 +197,6 @@ def said(record: Recorded) -> list[str]:
                 *(f"call {call.name} {one_line(call.arguments, ARGUMENTS_WIDTH)}" for call in message.tool_calls),
                 *misfit(answer),
             ]
-        case MessageSent(content=content, by=by):
-            return [f"said{f' by {by}' if by else ''}: {one_line(content, LINE_WIDTH)}"]
         case ModelFailed(failure="throttled", error=error):
             return [f"the model call waits for a limit: {one_line(error, LINE_WIDTH)}"]
         case WindowCompacted(policy=policy, tokens_before=before, tokens_after=after):

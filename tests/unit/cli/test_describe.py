@@ -157,10 +157,10 @@ async def test_what_is_said_to_a_running_task_is_part_of_its_conversation() -> N
     script.window += (await script.record(script.task.message_event("0a1b"), sent),)
     await script.call_model(1)
     text = await described(bus, "task", "t1")
-    assert "  user:\n    What time is it?\n  user:\n    And in UTC?\n" in text
+    assert "  user:\n    What time is it?\n  user ada:\n    And in UTC?\n" in text
     assert "MessageSent" in text
     records = await history(script.log, script.task)
-    assert "said by ada: And in UTC?" in [line for record in records for line in said(record)]
+    assert "ada says: And in UTC?" in [line for record in records for line in said(record)]
 
 
 async def state_of(bus: MemoryBus) -> State:
