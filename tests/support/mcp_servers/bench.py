@@ -331,6 +331,13 @@ class Bench:
         return await self.until_result(await self.ask(tool, arguments, agent=agent, namespace=namespace))
 
 
+async def called(bench: Bench, tool: str, **arguments: object) -> Any:
+    """The result of a call, which must succeed, as JSON."""
+    result = await bench.call(tool, arguments)
+    assert result.outcome == "succeeded", result.content
+    return json.loads(result.content)
+
+
 @asynccontextmanager
 async def executor(
     server: MemoryServer,
