@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -90,6 +91,17 @@ def locked(data_dir: Path) -> Generator[None]:
         yield
 
 
+def link_key(data_dir: Path) -> Path:
+    """The file with the key that signs links, made when it is first needed."""
+    file = data_dir / "link-key"
+    if not file.exists():
+        draft = data_dir / "link-key.draft"
+        draft.touch(mode=0o600)
+        draft.write_text(f"{secrets.token_hex(32)}\n")
+        draft.replace(file)
+    return file
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,7 +157,14 @@ class _Dev:
 
     def _start_services(self, url: str) -> None:
         work_dir = os.environ.get("HOLDFAST_WORK_DIR") or str(self._data_dir / "work")
-        env = service_env(os.environ, url, HOLDFAST_HTTP_PORT="0", HOLDFAST_WORK_DIR=work_dir)
+        env = service_env(
+            os.environ,
+            url,
+            HOLDFAST_HTTP_PORT="0",
+            HOLDFAST_WORK_DIR=work_dir,
+            HOLDFAST_PEOPLE_LINK_KEY_FILE=os.environ.get("HOLDFAST_PEOPLE_LINK_KEY_FILE")
+            or str(link_key(self._data_dir)),
+        )
         for service, count in self._replicas.items():
             for n in range(1, count + 1):
                 self._supervisor.start(service if count == 1 else f"{service}-{n}", service_command(service), env)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.human_contact.channels.registry import INBOUND
 from services.human_contact.door import FrontDoor
 from services.human_contact.links import PATH
+from services.human_contact.mailboxes import Mailboxes
 from services.human_contact.web.base import Handler, Received, Reply
 from services.human_contact.web.gate import Gate
 from services.human_contact.web.link_pages import LinkPages
@@ -30,13 +31,17 @@ class Entrance:
         self._reception = Reception(
             door=FrontDoor(runtime.bus), channels=channels, links=links, clock=runtime.bus.clock
         )
+        self._mailboxes = Mailboxes(runtime.bus, channels, self._reception.door, runtime.replica)
         self._server: WebServer | None = None
 
     async def start(self) -> None:
-        """Open the port, if there is to be one."""
+        """Look into mailboxes, and open the port, if there is to be one."""
+        self._mailboxes.start()
+        if self._settings.people_http_port >= 0:
+            await self._open_port()
+
+    async def _open_port(self) -> None:
         settings = self._settings
-        if settings.people_http_port < 0:
-            return
         from services.human_contact.web.server import WebServer  # noqa: PLC0415 - some megabytes, where it is served
 
         pages = LinkPages(self._reception.door, self._links, self._clock)
@@ -49,6 +54,7 @@ class Entrance:
 
     async def stop(self) -> None:
         """Let no more in."""
+        await self._mailboxes.stop()
         if self._server is not None:
             await self._server.stop()
 

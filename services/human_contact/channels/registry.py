@@ -30,8 +30,12 @@ MODULES = {
     "webhook": "services.human_contact.channels.webhook",
 }
 """Each has `make(setup) -> Channel`."""
+POLLED = frozenset({"humanlayer"})
+"""Families of channels whose answers are asked for (`Pollable`)."""
 INBOUND = {
     "slack": "services.human_contact.web.slack",
+    "email": "services.human_contact.web.email",
+    "webhook": "services.human_contact.web.webhook",
 }
 """Who answers requests below `/<family>/`. Each has `inbound(reception: Reception) -> Handler`."""
 
@@ -117,6 +121,11 @@ class Channels:
             for channel, _ in found
             if family_of(channel.spec) == family
         )
+
+    def is_polled(self, key: ChannelKey) -> bool:
+        """Whether answers to a channel's questions are asked for."""
+        spec = self.spec(key)
+        return spec is not None and family_of(spec) in POLLED
 
     def forget(self, key: ChannelKey) -> None:
         """The resource has changed, or is gone."""

@@ -1,0 +1,182 @@
+"""Mail servers, by the standard library: SMTP to send, IMAP to look for replies. All of it blocks: it runs in threads.
+
+Connections go to addresses that the guard has judged; certificates are checked for the name in the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import imaplib
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Generator, Sequence
+from email.message import EmailMessage
+
+from schemas.resources import IMAPOptions, SMTPOptions
+from services.human_contact.channels.base import ChannelFailed
+
+TIMEOUT_S = 20.0
+MAILS_MAX = 50
+"""Messages that are looked at in one visit."""
+MAIL_BYTES_MAX = 256 * 1024
+"""Of a message; what is behind that is not fetched."""
+OURS = '"holdfast."'
+"""In `In-Reply-To` or `References` of replies to us."""
+
+
+def dial(addresses: Sequence[str], port: int, timeout: float | None) -> socket.socket:
+    """A connection to the first address that takes one."""
+    failure: OSError | None = None
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout or TIMEOUT_S)
+        except OSError as error:
+            failure = error
+    raise failure or OSError("no address")
+
+
+# --- SMTP -------------------------------------------------------------------------------
+
+
+class Outgoing:
+    """Where mail is handed over."""
+
+    def __init__(self, options: SMTPOptions, password: str, trust: ssl.SSLContext | None) -> None:
+        self._options = options
+        self._password = password
+        self._trust = trust
+
+    def send(self, addresses: Sequence[str], message: EmailMessage | None) -> None:
+        """Hand a message over, or only sign in if there is none. Raises `ChannelFailed`."""
+        host = self._options.host
+        try:
+            with self._connected(addresses) as client:
+                if self._options.username:
+                    client.login(self._options.username, self._password)
+                if message is None:
+                    client.noop()
+                else:
+                    client.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            code, text = next(iter(error.recipients.values()))
+            raise ChannelFailed(
+                f"{host} does not take the address: {code} {_said(text)}", transient=code < 500
+            ) from error
+        except smtplib.SMTPResponseException as error:
+            said = f"{host} answered {error.smtp_code} {_said(error.smtp_error)}"
+            raise ChannelFailed(said, transient=error.smtp_code < 500) from error
+        except (smtplib.SMTPNotSupportedError, ssl.SSLCertVerificationError, UnicodeError) as error:
+            raise ChannelFailed(f"{host}: {error}", transient=False) from error
+        except (smtplib.SMTPException, OSError) as error:
+            raise ChannelFailed(f"{host} was not reached: {error}", transient=True) from error
+
+    def _connected(self, addresses: Sequence[str]) -> smtplib.SMTP:
+        options, trust = self._options, self._trust
+
+        class Plain(smtplib.SMTP):
+            def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - judged before
+                return dial(addresses, port, timeout)
+
+        class Wrapped(smtplib.SMTP):
+            def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+                assert trust is not None
+                return trust.wrap_socket(dial(addresses, port, timeout), server_hostname=host)
+
+        kind = Wrapped if options.security == "tls" else Plain
+        client = kind(options.host, options.port, timeout=TIMEOUT_S)
+        if options.security == "starttls":
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(client.close)
+                client.starttls(context=trust)
+                on_failure.pop_all()
+        return client
+
+
+def _said(text: object) -> str:
+    return (text.decode(errors="replace") if isinstance(text, bytes) else str(text))[:300]
+
+
+# --- IMAP -------------------------------------------------------------------------------
+
+
+class Visit:
+    """One signed-in look into a mailbox."""
+
+    def __init__(self, client: imaplib.IMAP4) -> None:
+        self._client = client
+
+    def replies(self) -> list[str]:
+        """The ids of unseen messages that answer messages of ours."""
+        found: list[str] = []
+        for field in ("IN-REPLY-TO", "REFERENCES"):
+            _, data = self._client.uid("SEARCH", "UNSEEN", "HEADER", field, OURS)
+            if data and isinstance(data[0], bytes):
+                found += data[0].decode("ascii", "replace").split()
+        return list(dict.fromkeys(uid for uid in found if uid.isdigit()))[:MAILS_MAX]
+
+    def fetch(self, uid: str) -> bytes | None:
+        """A message; None if it is not there any more. It stays unseen."""
+        _, data = self._client.uid("FETCH", uid, f"(BODY.PEEK[]<0.{MAIL_BYTES_MAX}>)")
+        return next((item[1] for item in data if isinstance(item, tuple) and isinstance(item[1], bytes)), None)
+
+    def seen(self, uids: Sequence[str]) -> None:
+        """Do not look at them again."""
+        self._client.uid("STORE", ",".join(uids), "+FLAGS", r"(\Seen)")
+
+
+@contextlib.contextmanager
+def visit(
+    options: IMAPOptions, password: str, addresses: Sequence[str], trust: ssl.SSLContext | None
+) -> Generator[Visit]:
+    """Sign in, and out. Raises `ChannelFailed`."""
+    try:
+        client = _signed_in(options, password, addresses, trust)
+        try:
+            state, _ = client.select(_quoted(options.mailbox))
+            if state != "OK":
+                raise ChannelFailed(f"{options.host} has no mailbox {options.mailbox!r}", transient=False)
+            yield Visit(client)
+        finally:
+            with contextlib.suppress(imaplib.IMAP4.error, OSError):
+                client.logout()
+    except imaplib.IMAP4.abort as error:
+        raise ChannelFailed(f"{options.host} hung up: {str(error)[:200]}", transient=True) from error
+    except imaplib.IMAP4.error as error:
+        raise ChannelFailed(f"{options.host} refused: {str(error)[:200]}", transient=False) from error
+    except ssl.SSLCertVerificationError as error:
+        raise ChannelFailed(f"{options.host}: {error}", transient=False) from error
+    except OSError as error:
+        raise ChannelFailed(f"{options.host} was not reached: {error}", transient=True) from error
+    except UnicodeError as error:
+        raise ChannelFailed(f"{options.host}: user and password must be ASCII for IMAP", transient=False) from error
+
+
+def _signed_in(
+    options: IMAPOptions, password: str, addresses: Sequence[str], trust: ssl.SSLContext | None
+) -> imaplib.IMAP4:
+    class Plain(imaplib.IMAP4):
+        def _create_socket(self, timeout: float | None) -> socket.socket:
+            plain = dial(addresses, options.port, timeout)
+            if options.security != "tls":
+                return plain
+            assert trust is not None
+            return trust.wrap_socket(plain, server_hostname=options.host)
+
+    client = Plain(options.host, options.port, TIMEOUT_S)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(client.shutdown)
+        if options.security == "starttls":
+            client.starttls(trust)
+        client.login(_quoted(options.username), password)
+        on_failure.pop_all()
+    return client
+
+
+def _quoted(text: str) -> str:
+    """A string of IMAP's; the library takes the user's name and the mailbox as they are."""
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ChannelFailed(f"{text!r} has control characters", transient=False)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
