@@ -141,6 +141,8 @@ def contradictions(spec: SubscriptionSpec) -> Iterator[tuple[str, str]]:
     if sum(sink is not None for sink in (spec.webhook, spec.slack, spec.email)) != 1:
         yield "", "give exactly one of webhook, slack and email"
         return
+    if not spec.events:
+        yield "events", "must name at least one; all of them if it is left out"
     match sink_of(spec):
         case WebhookSink(url=url, secret_from=keys, timeout_s=timeout_s):
             if not url.startswith(("http://", "https://")):

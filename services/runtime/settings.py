@@ -102,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"HOLDFAST_ACK_WAIT_S is {self.ack_wait_s}; it must be 0.2 to 600 seconds")
         if self.slots < 1 or self.deliveries_max < 1:
             raise ValueError("HOLDFAST_SLOTS and HOLDFAST_DELIVERIES_MAX must be at least 1")
+        if not self.notify_give_up_s > 0:
+            raise ValueError(f"HOLDFAST_NOTIFY_GIVE_UP_S is {self.notify_give_up_s}; it must be more than 0 seconds")
         if bool(self.nats_tls_cert) != bool(self.nats_tls_key):
             raise ValueError("HOLDFAST_NATS_TLS_CERT and HOLDFAST_NATS_TLS_KEY go together")
 

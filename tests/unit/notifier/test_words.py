@@ -100,6 +100,7 @@ MAIL = EmailSink(to=("a@b.example",), from_="h@b.example", smtp=SMTP)
     [
         ({}, "exactly one"),
         ({"webhook": HOOK, "email": MAIL}, "exactly one"),
+        ({"webhook": HOOK, "events": ()}, "at least one"),
         ({"webhook": WebhookSink(url="ftp://a", secret_from=(KEY,))}, "http"),
         ({"webhook": WebhookSink(url="https://a", secret_from=())}, "signed"),
         ({"webhook": WebhookSink(url="https://a", secret_from=(KEY,), timeout_s=0)}, "more than 0"),
