@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from schemas.notifications import (
     Notification,
     NotificationDelivered,
     NotificationFailed,
     NotificationPending,
-    decode_notification,
 )
-from schemas.wire import Malformed
+from services.cli.history import Recorded
 from services.cli.render import plain_rows
 from services.cli.text import age, duration, one_line
-
-if TYPE_CHECKING:
-    from schemas.subjects import TaskSubjects
-    from services.runtime.ports import Log
 
 DETAIL_WIDTH = 100
 
 
-async def notifications(log: Log, task: TaskSubjects) -> list[Notification]:
+def notifications(records: Iterable[Recorded]) -> list[Notification]:
     """The notifications of a task's end, in their order."""
-    found: list[Notification] = []
-    for entry in await log.last([task.notifications]):
-        try:
-            found.append(decode_notification(entry.data))
-        except Malformed:
-            continue  # written by a newer version
+    found = [
+        record.fact
+        for record in records
+        if isinstance(record.fact, NotificationPending | NotificationDelivered | NotificationFailed)
+    ]
     return sorted(found, key=lambda one: one.place)
 
 

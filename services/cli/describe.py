@@ -38,7 +38,7 @@ async def describe(client: Client, info: KindInfo, namespace: str, name: str, no
             lines = _task(known, said, now)
             if related := await family(client, known.state):
                 lines += ["Related tasks:", *_indented("\n".join(tree_rows(related, known.state.task)))]
-            if told := await notifications(client.log_of(known.task), known.task):
+            if told := notifications(known.records):
                 lines += ["Notifications:", *_indented("\n".join(notification_rows(told, now)))]
             return "\n".join(lines)
         case "ToolCall":

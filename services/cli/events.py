@@ -22,12 +22,19 @@ from schemas.events import (
     WindowCompacted,
 )
 from schemas.ids import toolcall_name
+from schemas.notifications import Notification, NotificationDelivered, NotificationFailed, NotificationPending, Receiver
 from schemas.task import Cancelled, Failed, RetryingModel, State, Waiting
 from schemas.task_view import describe_state
 from services.cli.history import Recorded
 from services.cli.text import one_line, seconds_text
 
 TEXT_WIDTH = 160
+_NOTIFIED: dict[Receiver, str] = {
+    "responseURL": "ResponseURL",
+    "ContactChannel": "HumanLayerAPI",
+    "Subscription": "Notification",
+}
+"""What events about a receiver begin with: the first two are the predecessor's."""
 
 
 class EventLine(msgspec.Struct, frozen=True, rename="camel"):
@@ -99,9 +106,25 @@ def _said(task: str, record: Recorded, *, late: bool) -> tuple[bool, str, str]:
             return not good, "ExecutionSucceeded" if good else "ExecutionFailed", message
         case MessageSent(content=content, by=by):
             return False, "MessageSent", f"{by or 'somebody'}: {content}"
+        case NotificationPending() | NotificationDelivered() | NotificationFailed() as notification:
+            return _notification(notification)
         case CancelRequested(by=by, reason=reason):
             who = f"by {by}" if by else "by somebody"
             return False, "CancelRequested", f"{who}{f': {reason}' if reason else ''}"
+
+
+def _notification(one: Notification) -> tuple[bool, str, str]:
+    what = _NOTIFIED[one.receiver]
+    whom = f"{one.receiver} {one.name}".rstrip()
+    times = f" after {one.attempts} attempts" if one.attempts > 1 else ""
+    match one:
+        case NotificationDelivered():
+            return False, f"{what}Sent", f"{whom} was told{times}"
+        case NotificationFailed(error=error):
+            return True, f"{what}Error", f"{whom}: {error}"
+        case NotificationPending(waits_for=waits_for):
+            last = one.tried[-1].error if one.tried else ""
+            return bool(last), f"{what}Pending", f"{whom} is to be told: {waits_for or last}".rstrip(": ")
 
 
 def _answer(answer: ModelAnswered, *, late: bool) -> tuple[bool, str, str]:

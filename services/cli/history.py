@@ -21,6 +21,7 @@ from schemas.events import (
 )
 from schemas.ids import request_id
 from schemas.messages import Message, ToolMessage, UserMessage
+from schemas.notifications import Notification, decode_notification
 from schemas.wire import Malformed, decode
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from services.runtime.ports import Entry, Log
 
 T = TypeVar("T")
-Fact = TaskEvent | ConversationStarted | ToolStarted | Command
+Fact = TaskEvent | ConversationStarted | ToolStarted | Command | Notification
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 async def history(log: Log, task: TaskSubjects) -> list[Recorded]:
     """Everything that was said about a task: requests, commands, answers, results."""
-    kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "led", "evt")
+    kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "led", "evt", "ntf")
     return decoded(await log.last([task.context, *(f"{task.root}.{kind}.{task.task}.>" for kind in kinds)]))
 
 
@@ -115,6 +116,8 @@ def _fact(entry: Entry) -> Fact:
             return decode(entry.data, ConversationStarted)
         case "led":
             return decode(entry.data, ToolStarted)
+        case "ntf":
+            return decode_notification(entry.data)
         case "cmd":
             return decode(entry.data, cast("type[Command]", Command))
         case _:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.notifier.core.signing import key_of, signature
 
+from services.runtime.signing import key_of, signature
 from tests.support.dev import Dev
 from tests.support.notifying import KEY
 
