@@ -9,7 +9,7 @@ shows again. It is the same question, with the same id, and is answered once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
@@ -29,9 +29,11 @@ from schemas.task import AwaitingTools, decode_state
 from schemas.wire import decode, encode
 from services.human_contact.channels.base import ChannelFailed, Question
 from services.human_contact.channels.registry import ChannelKey, Channels
-from services.human_contact.core.moves import Deliver, GiveUp, Remind, Wait, next_move
+from services.human_contact.core.moves import Deliver, GiveUp, Move, Poll, Remind, Wait, next_move
 from services.human_contact.core.outcomes import given_up, grant_of, outcome_of, result
 from services.human_contact.core.questions import Unaskable, question_of
+from services.human_contact.door import FrontDoor
+from services.human_contact.poller import Poller
 from services.runtime.errors import Broken, Conflict, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.traces import trace_headers
@@ -49,6 +51,8 @@ UNSEEN_S = 0.1
 AGAIN_MIN_S = 2.0
 AGAIN_MAX_S = 300.0
 """How soon a channel is tried again that could not be reached: later each time."""
+CLOSE_TRIES = 6
+"""How often channels are told that a question is over, before they are left with it; in all, some 30 seconds."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -81,6 +85,7 @@ class Desk:
     def __init__(self, bus: Bus, channels: Channels) -> None:
         self._bus = bus
         self._channels = channels
+        self._poller = Poller(FrontDoor(bus), channels)
 
     async def ask(self, place: Place, command: AskPerson, seq: int) -> None:
         """Ask people about a call, unless that was done or nobody waits for it."""
@@ -97,18 +102,22 @@ class Desk:
         It is `due` at least, whatever the clock of this machine says: the server never wakes anybody early.
         """
         log = self._bus.log(place.task.partition)
+        polled = due is None
         for _ in range(MOVES_MAX):
             if await log.get(place.answered) is not None:
                 return
             steps = await self._steps(log, place)
             now = self._bus.clock.now() if due is None else max(self._bus.clock.now(), due)
-            move = next_move(asked, steps, lambda name: self._channels.spec(ChannelKey(asked.namespace, name)), now)
+            move = self._next_move(asked, steps, now, polled=polled)
             try:
                 match move:
                     case Deliver():
                         await self._deliver(log, place, asked, move)
                     case Remind(step=step):
                         await self._remind(log, place, asked, step)
+                    case Poll(steps=waiting):
+                        polled = True
+                        await self._poller.poll([self._question(place, asked, step.step) for step in waiting], waiting)
                     case GiveUp(outcome=outcome, waited_s=waited_s):
                         answered = given_up(asked, outcome, waited_s, now)
                         await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
@@ -122,6 +131,21 @@ class Desk:
                 await self._failed(log, place, asked, failed)
                 return
         raise Broken(f"question {asked.interaction} of {asked.namespace}/{asked.task} goes round in circles")
+
+    def _next_move(
+        self, asked: InteractionRequested, steps: Sequence[InteractionStep], now: datetime, *, polled: bool
+    ) -> Move:
+        def key(name: str) -> ChannelKey:
+            return ChannelKey(asked.namespace, name)
+
+        return next_move(
+            asked,
+            steps,
+            lambda name: self._channels.spec(key(name)),
+            now,
+            is_polled=lambda name: self._channels.is_polled(key(name)),
+            polled=polled,
+        )
 
     async def withdraw(self, place: Place, reason: str, seq: int = 0) -> None:
         """Nobody waits for an answer any more; said at `seq`."""
@@ -140,7 +164,7 @@ class Desk:
         )
         await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
 
-    async def answered(self, place: Place, answered: InteractionAnswered, seq: int) -> None:
+    async def answered(self, place: Place, answered: InteractionAnswered, seq: int, delivered: int) -> None:
         """A question has its answer: the call goes on, or has its result; and the channels show that it is over."""
         log = self._bus.log(place.task.partition)
         asked = await self._asked(log, place, at_least=seq)
@@ -158,8 +182,10 @@ class Desk:
                 subject = place.task.tool_event(place.request, place.n)
                 await log.record(Outgoing(subject, encode(outcome), trace_headers()))
         await self._bus.timers.cancel(place.task.people_timer(place.timer))
-        for step in await self._steps(log, place, at_least=seq):
-            await self._close(place, asked, step, answered)
+        steps = await self._steps(log, place, at_least=seq)
+        later = [step.channel for step in steps if not await self._close(place, asked, step, answered)]
+        if later and delivered < CLOSE_TRIES:
+            raise RetryLater(f"{', '.join(later)} was not told that {answered.interaction} is over", after_s=delivered)
 
     async def wake(self, place: Place, due: datetime, delivered: int) -> None:
         """A wake-up: look what is to be done. A question that is not seen yet is waited for a little."""
@@ -238,12 +264,14 @@ class Desk:
             interaction=asked.interaction, step=move.step, channel=move.channel, at=self._bus.clock.now()
         )
         seq = await log.record(Outgoing(subject, encode(step), trace_headers()))
+        again = seq is None
         if seq is None:
             entry = await log.get(subject)
             if entry is None or decode(entry.data, InteractionStep).delivered:
                 raise RetryLater(f"question {place.asked} was just delivered by another replica", after_s=0.2)
             seq = entry.seq
-        question = self._question(place, asked, move.step, thread=await self._thread(log, place, move.channel))
+        thread = await self._thread(log, place, move.channel)
+        question = self._question(place, asked, move.step, thread=thread, again=again)
         where = await self._channels.get(key).deliver(question)
         spec = self._channels.spec(key)
         now = self._bus.clock.now()
@@ -274,7 +302,8 @@ class Desk:
 
     async def _close(
         self, place: Place, asked: InteractionRequested, step: InteractionStep, answered: InteractionAnswered
-    ) -> None:
+    ) -> bool:
+        """Whether there is nothing more to try."""
         try:
             channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
             await channel.close(self._question(place, asked, step.step), step.place, answered)
@@ -286,6 +315,8 @@ class Desk:
                 failed,
                 extra={"action": "interaction.close"},
             )
+            return not failed.transient
+        return True
 
     async def _failed(self, log: Log, place: Place, asked: InteractionRequested, failed: ChannelFailed) -> None:
         """A channel did not take a question: later again, or never."""
@@ -324,8 +355,10 @@ class Desk:
         places = (decode(entry.data, InteractionStep) for entry in entries)
         return next((step.place for step in places if step.channel == channel and step.delivered), "")
 
-    def _question(self, place: Place, asked: InteractionRequested, step: int, *, thread: str = "") -> Question:
-        return Question(asked=asked, step=step, partition=place.task.partition, thread=thread)
+    def _question(
+        self, place: Place, asked: InteractionRequested, step: int, *, thread: str = "", again: bool = False
+    ) -> Question:
+        return Question(asked=asked, step=step, partition=place.task.partition, thread=thread, again=again)
 
     async def _wake(self, place: Place, asked: InteractionRequested, at: datetime) -> None:
         due = PeopleDue(interaction=asked.interaction, due=at)

@@ -56,7 +56,7 @@ class People:
             answered = decode(inbound.data, InteractionAnswered)
             place = _place(task, answered.interaction)
             _check(inbound, place.answered)
-            await self._desk.answered(place, answered, inbound.seq)
+            await self._desk.answered(place, answered, inbound.seq, inbound.delivered)
 
     async def on_timer(self, inbound: Inbound) -> None:
         """A wake-up about a question."""

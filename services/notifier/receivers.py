@@ -35,6 +35,7 @@ from services.notifier.sinks.slack import SlackHook, SlackMessage
 from services.notifier.sinks.webhook import Webhook, event_body
 from services.runtime.egress import BadRule, Egress, Rules
 from services.runtime.errors import Broken
+from services.runtime.outbound import declared_headers
 from services.runtime.secrets import SecretMissing
 from services.runtime.signing import BadKey, key_of
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 UNKNOWN_S = 30.0
 """How long a receiver that is not known here may be one that this replica has not heard of yet."""
 RESPONSE_TIMEOUT_S = 10.0
-RESERVED = ("host", "content-length", "content-type", "transfer-encoding", "connection", "user-agent")
 
 
 class BadSink(ValueError):
@@ -197,13 +197,10 @@ class Receivers:
         return tuple(keys)
 
     def _headers(self, declared: tuple[EnvVar, ...]) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for one in declared:
-            if one.name.lower() in RESERVED or one.name.lower().startswith("webhook-"):
-                raise BadSink(f"header {one.name!r} cannot be set: the notifier sends its own")
-            source = one.value_from
-            headers[one.name] = one.value or (self._secrets.get(source.secret_key_ref) if source else "")
-        return headers
+        try:
+            return declared_headers(declared, self._secrets)
+        except ValueError as error:
+            raise BadSink(str(error)) from error
 
 
 def _unknown(pending: NotificationPending, now: datetime) -> NotTaken | Unwanted:

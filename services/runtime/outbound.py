@@ -7,20 +7,27 @@ the origin that was named, and not to where it redirects.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx2
 
 from services.runtime.egress import Egress, EgressRefused
 from services.runtime.egress_http import GuardedTransport
 
+if TYPE_CHECKING:
+    from schemas.resources import EnvVar
+    from services.runtime.secrets import Secrets
+
 REDIRECTS_MAX = 3
 BODY_MAX = 64 * 1024
-"""Bytes of an answer that are read."""
+"""Bytes of an answer that are read, if no more are wanted."""
 USER_AGENT = "Holdfast"
+RESERVED = ("host", "content-length", "content-type", "transfer-encoding", "connection", "user-agent")
+PASSING = (408, 425, 429)
+"""Statuses below 500 that mean: later."""
 
 
 class NoAnswer(Exception):
@@ -53,6 +60,8 @@ class Call(NamedTuple):
     headers: Mapping[str, str]
     secret_headers: Mapping[str, str]
     timeout_s: float
+    body_max: int = BODY_MAX
+    """Bytes of the answer that are read."""
 
 
 class Client:
@@ -91,7 +100,7 @@ class Client:
             headers = {"User-Agent": USER_AGENT, **secret, **call.headers}
             async with client.stream(call.method, url, content=call.body or None, headers=headers) as response:
                 if response.status_code not in (307, 308):
-                    return await _answer(response)
+                    return await _answer(response, call.body_max)
                 location = response.headers.get("location", "")
             there = url.join(location)
             if not location or (url.scheme == "https" and there.scheme != "https"):
@@ -102,18 +111,18 @@ class Client:
         raise NotSent(f"redirected more than {REDIRECTS_MAX} times")
 
 
-async def _answer(response: httpx2.Response) -> Answer:
+async def _answer(response: httpx2.Response, body_max: int) -> Answer:
     body = b""
     try:
         async for piece in response.aiter_bytes():
             body += piece
-            if len(body) >= BODY_MAX:
+            if len(body) >= body_max:
                 break
     except httpx2.TransportError:
         if not response.is_success:
             raise
         # It has said that it took it; the rest of its words was lost.
-    return Answer(response.status_code, body[:BODY_MAX], response.headers.get("retry-after"))
+    return Answer(response.status_code, body[:body_max], response.headers.get("retry-after"))
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
@@ -143,3 +152,19 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return None
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return max((at - now).total_seconds(), 0.0)
+
+
+def passes(status: int) -> bool:
+    """Whether the same request may work later."""
+    return status in PASSING or status >= 500
+
+
+def declared_headers(declared: Iterable[EnvVar], secrets: Secrets) -> dict[str, str]:
+    """The headers that a manifest wants to be sent along. Raises `ValueError` and `SecretMissing`."""
+    headers: dict[str, str] = {}
+    for one in declared:
+        if one.name.lower() in RESERVED or one.name.lower().startswith("webhook-"):
+            raise ValueError(f"header {one.name!r} cannot be set: we send our own")
+        source = one.value_from
+        headers[one.name] = one.value or (secrets.get(source.secret_key_ref) if source else "")
+    return headers

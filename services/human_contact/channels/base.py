@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from schemas.interactions import InteractionAnswered, InteractionRequested
+from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested
 
 
 class ChannelFailed(Exception):
@@ -29,6 +29,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     thread: str = ""
     """The place of an earlier question of the same task in this channel, to be kept together with."""
+    again: bool = False
+    """An attempt to deliver it was made before, and it may have arrived."""
 
 
 class Channel(Protocol):
@@ -52,4 +54,13 @@ class Channel(Protocol):
 
     async def end(self) -> None:
         """Let go of connections."""
+        ...
+
+
+@runtime_checkable
+class Pollable(Protocol):
+    """A channel that keeps answers until they are asked for."""
+
+    async def poll(self, question: Question, place: str) -> AnswerInteraction | None:
+        """The answer to a question, if there is one. Raises `ChannelFailed`."""
         ...

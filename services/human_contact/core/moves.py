@@ -17,8 +17,20 @@ from schemas.resources import ContactChannelSpec, OnTimeout
 STEPS_MAX = 8
 """Channels that one question goes through."""
 
+POLL_MIN_S = 5.0
+POLL_MAX_S = 30.0
+"""How often a channel is asked for answers that does not bring them: less often the longer it takes."""
+POLL_SHARE = 0.1
+"""Of the time that a question has waited: how long until the channel is asked again."""
+
 ChannelOf = Callable[[str], ContactChannelSpec | None]
 """The channel of this name, as it is declared now."""
+IsPolled = Callable[[str], bool]
+"""Whether the channel of this name has to be asked for its answers."""
+
+
+def _unpolled(_channel: str) -> bool:
+    return False
 
 
 class Deliver(msgspec.Struct, frozen=True):
@@ -41,19 +53,38 @@ class GiveUp(msgspec.Struct, frozen=True):
     waited_s: float
 
 
+class Poll(msgspec.Struct, frozen=True):
+    """Ask the channels of these steps for an answer."""
+
+    steps: tuple[InteractionStep, ...]
+
+
 class Wait(msgspec.Struct, frozen=True):
     """Nothing to do before then."""
 
     until: datetime
 
 
-Move = Deliver | Remind | GiveUp | Wait
+Move = Deliver | Remind | GiveUp | Poll | Wait
 
 
 def next_move(
-    asked: InteractionRequested, steps: Sequence[InteractionStep], channel_of: ChannelOf, now: datetime
+    asked: InteractionRequested,
+    steps: Sequence[InteractionStep],
+    channel_of: ChannelOf,
+    now: datetime,
+    *,
+    is_polled: IsPolled = _unpolled,
+    polled: bool = True,
 ) -> Move:
-    """What to do about a question that has no answer. `steps`: the channels that were asked, in order."""
+    """What to do about a question that has no answer. `steps`: the channels that were asked, in order.
+
+    `polled`: the channels that have to be asked for answers were asked just now. That comes before anything that the
+    time decides, so that an answer that was given in time counts.
+    """
+    waiting = tuple(step for step in steps if step.delivered and is_polled(step.channel))
+    if waiting and not polled:
+        return Poll(waiting)
     if now >= asked.expires:
         return GiveUp("deny", (now - asked.at).total_seconds())
     if not steps:
@@ -70,7 +101,14 @@ def next_move(
         if now >= due:
             return Remind(last)
         looks.append(due)
+    if waiting:
+        looks.append(now + timedelta(seconds=poll_after_s((now - waiting[-1].at).total_seconds())))
     return Wait(min(looks))
+
+
+def poll_after_s(waited_s: float) -> float:
+    """How long until a channel is asked again whose question has waited so long."""
+    return min(max(POLL_SHARE * waited_s, POLL_MIN_S), POLL_MAX_S)
 
 
 def _after(

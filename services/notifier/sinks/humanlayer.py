@@ -14,11 +14,10 @@ from services.notifier.core.outcomes import NotTaken, Outcome, Taken, of_status
 from services.notifier.core.words import message
 from services.notifier.sinks.base import Letter
 from services.notifier.sinks.http import Http, Post
+from services.runtime.humanlayer import ROOT, channel_of, run_id
 from services.runtime.outbound import place_of, retry_after
 
-PATH = "/humanlayer/v1/contact_requests"
-IDS_LENGTH_MAX = 64
-"""Of `run_id` and `call_id` together: the API takes no more."""
+PATH = f"{ROOT}/contact_requests"
 TIMEOUT_S = 15.0
 
 
@@ -37,9 +36,9 @@ class HumanLayer:
     async def send(self, letter: Letter) -> Outcome:
         """Post it."""
         spec: dict[str, Any] = {"msg": message(letter.told)}
-        if self._channel.api_key_from is not None:
-            spec["channel"] = _channel(self._channel)
-        run = letter.told.agent[: IDS_LENGTH_MAX - len(letter.id)]
+        if (channel := channel_of(self._channel)) is not None:
+            spec["channel"] = channel
+        run = run_id(letter.told.agent, letter.id)
         body = msgspec.json.encode({"run_id": run, "call_id": letter.id, "spec": spec})
         headers = {"Content-Type": "application/json"}
         secret = {"Authorization": f"Bearer {self._key}"}
@@ -50,22 +49,3 @@ class HumanLayer:
             return Taken(status=409)  # it has this id: the attempt before arrived
         wait_s = retry_after(answer.retry_after, letter.at)
         return of_status("HumanLayer", answer.status, said=answer.text, retry_after_s=wait_s)
-
-
-def _channel(spec: ContactChannelSpec) -> dict[str, Any]:
-    """The channel in the API's words."""
-    if spec.type == "slack" and spec.slack is not None:
-        slack: dict[str, Any] = {"channel_or_user_id": spec.slack.channel_or_user_id}
-        if spec.slack.context_about_channel_or_user:
-            slack["context_about_channel_or_user"] = spec.slack.context_about_channel_or_user
-        if spec.slack.allowed_responder_ids:
-            slack["allowed_responder_ids"] = spec.slack.allowed_responder_ids
-        return {"slack": slack}
-    if spec.email is not None:
-        email: dict[str, Any] = {"address": spec.email.address}
-        if spec.email.context_about_user:
-            email["context_about_user"] = spec.email.context_about_user
-        if spec.email.subject:
-            email["experimental_subject_line"] = spec.email.subject
-        return {"email": email}
-    return {}
