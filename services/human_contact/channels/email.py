@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from schemas.interactions import InteractionAnswered, InteractionRequested
 from services.human_contact.channels.base import ChannelFailed, Question
-from services.human_contact.channels.mail_servers import Outgoing, Visit, visit
+from services.human_contact.channels.mail_servers import Outgoing, Visit, check_password_is_safe, visit
 from services.human_contact.channels.registry import Setup
 from services.human_contact.core.mail_replies import Mail
 from services.human_contact.core.mails import Envelope, MailLinks, question_mail, sentence_mail
@@ -110,6 +110,7 @@ class EmailChannel:
             raise ChannelFailed("email.imap is required to look for replies", transient=False)
         password = self._setup.secret(options.password_from, "email.imap.passwordFrom")
         addresses = await self._addresses(options.host, options.port)
+        check_password_is_safe(options.host, options.security, addresses)
         trust = _trust() if options.security != "none" else None
 
         def go() -> T:
@@ -163,6 +164,8 @@ class EmailChannel:
         smtp = self._smtp
         password = self._setup.secret(smtp.password_from, "email.smtp.passwordFrom") if smtp.username else ""
         addresses = await self._addresses(smtp.host, smtp.port)
+        if password:
+            check_password_is_safe(smtp.host, smtp.security, addresses)
         outgoing = Outgoing(smtp, password, _trust() if smtp.security != "none" else None)
         await asyncio.to_thread(outgoing.send, addresses, message)
 

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from email.message import EmailMessage
+from ipaddress import ip_address
 
 from schemas.resources import IMAPOptions, SMTPOptions
 from services.human_contact.channels.base import ChannelFailed
@@ -35,6 +36,12 @@ def dial(addresses: Sequence[str], port: int, timeout: float | None) -> socket.s
         except OSError as error:
             failure = error
     raise failure or OSError("no address")
+
+
+def check_password_is_safe(host: str, security: str, addresses: Sequence[str]) -> None:
+    """A password goes in the clear to this machine only; raises `ChannelFailed`."""
+    if security == "none" and not all(ip_address(address).is_loopback for address in addresses):
+        raise ChannelFailed(f"security: none would send the password to {host} in the clear", transient=False)
 
 
 # --- SMTP -------------------------------------------------------------------------------
@@ -136,7 +143,7 @@ def visit(
         try:
             state, _ = client.select(_quoted(options.mailbox))
             if state != "OK":
-                raise ChannelFailed(f"{options.host} has no mailbox {options.mailbox!r}", transient=False)
+                raise ChannelFailed(f"{options.host} has no mailbox {options.mailbox!r}", transient=True)
             yield Visit(client)
         finally:
             with contextlib.suppress(imaplib.IMAP4.error, OSError):
@@ -144,13 +151,15 @@ def visit(
     except imaplib.IMAP4.abort as error:
         raise ChannelFailed(f"{options.host} hung up: {str(error)[:200]}", transient=True) from error
     except imaplib.IMAP4.error as error:
-        raise ChannelFailed(f"{options.host} refused: {str(error)[:200]}", transient=False) from error
-    except ssl.SSLCertVerificationError as error:
-        raise ChannelFailed(f"{options.host}: {error}", transient=False) from error
+        # It may be that the server is busy: the protocol does not tell.
+        raise ChannelFailed(f"{options.host} refused: {str(error)[:200]}", transient=True) from error
     except OSError as error:
         raise ChannelFailed(f"{options.host} was not reached: {error}", transient=True) from error
-    except UnicodeError as error:
+    except UnicodeEncodeError as error:
         raise ChannelFailed(f"{options.host}: user and password must be ASCII for IMAP", transient=False) from error
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
+        # What the library makes of a server that does not keep to the protocol.
+        raise ChannelFailed(f"{options.host} does not speak IMAP: {type(error).__name__}", transient=True) from error
 
 
 def _signed_in(

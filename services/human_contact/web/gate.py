@@ -26,8 +26,9 @@ HEADERS_MAX = 64
 PATH_LENGTH_MAX = 4_000
 HANDLE_S = 10.0
 """How long a handler may take."""
-EACH = Rate(per_s=10, burst=40)
-EVERYBODY = Rate(per_s=200, burst=400)
+EACH = Rate(per_s=50, burst=200)
+"""One address: Slack's few servers speak for all of their users."""
+EVERYBODY = Rate(per_s=500, burst=1000)
 HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -31,6 +32,8 @@ from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
 from services.human_contact import mailboxes
 from services.human_contact.channels import email as email_channel
+from services.human_contact.channels.base import ChannelFailed
+from services.human_contact.channels.mail_servers import check_password_is_safe
 from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.core.tokens import Link, LinkAction, link_token
 from services.runtime.signing import key_of, signed_headers
@@ -219,6 +222,12 @@ async def test_a_channel_that_lacks_something_says_what(tmp_path: Path, missing:
                 )
 
             await until(says_what, "its status says what is missing")
+
+
+def test_a_password_is_not_sent_in_the_clear_to_another_machine() -> None:
+    with pytest.raises(ChannelFailed, match="in the clear"):
+        check_password_is_safe("mail.example.com", "none", ["127.0.0.1", "192.0.2.1"])
+    check_password_is_safe("mail.example.com", "tls", ["192.0.2.1"])
 
 
 # --- links ---
@@ -430,6 +439,21 @@ async def test_a_sender_alone_proves_nothing(tmp_path: Path, change: dict[str, s
         await looked(people)
         assert await is_open(people, task)
         assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("garbage", [b"", b"hello\r\n", b"* OK\r\n* SEARCH {99999999\r\n", b"\xff\x00" * 100 + b"\r\n"])
+async def test_a_server_that_does_not_speak_imap_harms_nobody(tmp_path: Path, garbage: bytes) -> None:
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(garbage)
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with by_mail(tmp_path, imap=port) as (people, _):
+            with pytest.raises(ChannelFailed):
+                await looked(people)
 
 
 async def test_one_replica_at_a_time_looks_into_a_mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
