@@ -1,142 +1,47 @@
-"""A notifier dies before and after each of its calls of the bus, and another one goes on. In memory, every row."""
+"""Notifiers die at any of their calls of the bus, and others go on. In memory: every row, and storms of many tasks."""
 
 from __future__ import annotations
 
-import asyncio
-from datetime import UTC, datetime
+import json
+import random
+from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
-from schemas import subjects
-from schemas.dead_letters import DeadLetter
-from schemas.events import ModelAnswered
-from schemas.messages import AssistantMessage, Usage
-from schemas.notifications import (
-    Notification,
-    NotificationDelivered,
-    NotificationFailed,
-    Notify,
-    decode_notification,
-)
+from schemas.notifications import NotificationDelivered, NotificationFailed
+from schemas.resources import Metadata, SecretKeyRef, SecretSource, SlackSink, Subscription, SubscriptionSpec
 from schemas.subjects import TaskSubjects
-from schemas.task import FinalAnswer
-from schemas.wire import decode, encode
-from services.notifier.main import build
-from services.notifier.sinks.http import Http, Post
-from services.runtime.memory.bus import MemoryBus
-from services.runtime.memory.clock import ManualClock
-from services.runtime.memory.server import MemoryServer
+from services.notifier.core.outcomes import NotTaken, no_answer
+from services.notifier.sinks.http import Post
 from services.runtime.outbound import Answer
-from services.runtime.ports import Outgoing
-from services.runtime.replica import Replica
-from services.runtime.settings import Settings
+from tests.support.notified import Mortal, World
 
-TASK = TaskSubjects(0, "default", "t1")
-AT = datetime(2030, 1, 1, tzinfo=UTC)
-STEP_S = 2.0
-STEPS_MAX = 60
 SCENARIOS: dict[str, tuple[int, ...]] = {"taken": (200,), "tried again": (503, 200), "refused": (404,)}
+SEEDS = 20
+SECRETS = {"HOLDFAST_SECRET_OPS_TOKEN": "xoxb-1"}
+TOKEN = SecretSource(secret_key_ref=SecretKeyRef(name="ops", key="token"))
+ROOMS = ("one", "two", "three")
 
 
-class Mortal:
-    """The pause of a bus that lives for so many calls; then none of them returns any more."""
-
-    def __init__(self, calls: int) -> None:
-        self.left = calls
-        self.calls = 0
-        self.is_over = False
-        """The test has seen enough, and takes things down."""
-
-    async def __call__(self, call: str, subject: str) -> None:
-        self.calls += 1
-        if self.calls > self.left and not self.is_over:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
+def id_of(post: Post) -> str:
+    """The notification's id, wherever the receiver finds it."""
+    if "webhook-id" in post.headers:
+        return post.headers["webhook-id"]
+    return str(json.loads(post.body)["metadata"]["event_payload"]["id"])
 
 
-class World:
-    """One task that has ended, a receiver, and notifiers."""
-
-    def __init__(self, scenario: str) -> None:
-        self.clock = ManualClock()
-        self.server = MemoryServer(clock=self.clock)
-        self.posts: list[tuple[str, bytes]] = []
-        self._statuses = SCENARIOS[scenario]
-        self._replicas: list[tuple[Replica, Mortal]] = []
-
-    async def ended_task(self) -> None:
-        log = MemoryBus(self.server).log(0)
-        answered = ModelAnswered(turn=1, attempt=1, message=AssistantMessage(content="noon"), usage=Usage(), at=AT)
-        seq = await log.record(Outgoing(TASK.model_event(1, 1), encode(answered)))
-        assert seq is not None
-        state = FinalAnswer(
-            namespace="default",
-            task="t1",
-            agent="helper",
-            submitted_seq=1,
-            created_at=AT,
-            updated_at=AT,
-            window=(seq,),
-            response_url="https://answers.example/",
-            ended_at=AT,
-            turn=1,
-            ended_by="",
-        )
-        await log.record(Outgoing(TASK.state, encode(state)))
-        command = Notify(namespace="default", task="t1", agent="helper", event="task.finished", at=AT, answer_seq=seq)
-        await log.record(Outgoing(TASK.notify_command, encode(command)))
-
-    async def post(self, post: Post) -> Answer:
-        self.posts.append((post.headers["webhook-id"], post.body))
-        await asyncio.sleep(0)
-        return Answer(self._statuses[min(len(self.posts), len(self._statuses)) - 1], b"", None)
-
-    async def notifier(self, pause: Mortal) -> None:
-        replica = Replica(MemoryBus(self.server, pause=pause), Settings(), {"notifier": build}, {})
-        self._replicas.append((replica, pause))
-        replica._background.spawn(replica.start(), name="start")
-
-    async def until_over(self) -> Notification | None:
-        """Let time pass until everything is settled; the notification then."""
-        for _ in range(STEPS_MAX):
-            await self.clock.advance(STEP_S)
-            consumers = [
-                self.server.consumer(subjects.NOTIFIER, 0),
-                self.server.consumer(subjects.NOTIFIER_TIMERS, None),
-            ]
-            if not any(consumer.unfinished for consumer in consumers) and not list(self.server.timers.entries()):
-                break
-        entry = await MemoryBus(self.server).log(0).last([TASK.notifications])
-        return decode_notification(entry[0].data) if entry else None
-
-    async def letters(self) -> list[DeadLetter]:
-        entries = await MemoryBus(self.server).dead_letters.last(["hf.dlq.letter.>"])
-        return [decode(entry.data, DeadLetter) for entry in entries]
-
-    async def close(self) -> None:
-        for replica, pause in self._replicas:
-            pause.is_over = True
-            for consumer in replica._consumers:
-                await consumer._running.close()
-            await replica._background.close()
-
-
-async def run(scenario: str, dies_after: int, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Mortal, Notification]:
-    world = World(scenario)
-
-    async def post(_: Http, post: Post) -> Answer:
-        return await world.post(post)
-
-    monkeypatch.setattr(Http, "post", post)
-    await world.ended_task()
+async def run(scenario: str, dies_after: int, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Mortal, TaskSubjects]:
+    left = list(SCENARIOS[scenario])
+    world = World(lambda _: Answer(left.pop(0) if len(left) > 1 else left[0], b"", None), monkeypatch)
+    task = await world.ended("t1", response_url="https://answers.example/")
     mortal = Mortal(dies_after)
-    await world.notifier(mortal)
+    world.notifier(mortal, {})
     await world.clock.advance(1)
-    await world.notifier(Mortal(10**9))
-    found = await world.until_over()
-    assert found is not None
+    world.notifier(Mortal(), {})
+    await world.until_quiet()
     await world.close()
-    return world, mortal, found
+    return world, mortal, task
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -147,12 +52,92 @@ async def test_whenever_a_notifier_dies_the_receiver_hears_of_the_task_under_one
     usual = len(SCENARIOS[scenario])
     repeated = 0
     for dies_after in range(min(unharmed.calls, 60)):
-        world, _, found = await run(scenario, dies_after, monkeypatch)
+        world, _, task = await run(scenario, dies_after, monkeypatch)
         what = f"dead after {dies_after} calls"
+        (found,) = await world.notifications(task)
         assert isinstance(found, NotificationFailed if scenario == "refused" else NotificationDelivered), what
-        assert {id_ for id_, _ in world.posts} == {found.id}, what
-        assert len({body for _, body in world.posts}) == 1, what
+        assert {id_of(post) for post in world.posts} == {found.id}, what
+        assert len({post.body for post in world.posts}) == 1, what
         assert usual <= len(world.posts) <= usual + 1, what
         assert len(await world.letters()) == (scenario == "refused"), what
         repeated += len(world.posts) > usual
     assert repeated, "no death fell between a post and its record: nothing was shown"
+
+
+class Receivers:
+    """Receivers with troubles of every kind, by chance; what they took and what they refused for good."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.taken: list[str] = []
+        self.refused: set[str] = set()
+        self._chance = chance
+
+    def __call__(self, post: Post) -> Answer | NotTaken:
+        id_, drawn = id_of(post), self._chance.random()
+        if drawn < 0.15:
+            return Answer(503, b"", None)
+        if drawn < 0.2:
+            return Answer(429, b"", "3")
+        if drawn < 0.25:
+            return no_answer("nobody there")
+        if drawn < 0.3 and id_ not in self.taken:
+            self.refused.add(id_)
+            return Answer(404, b"", None)
+        self.taken.append(id_)
+        if drawn < 0.4:
+            return no_answer("the connection was cut")
+        return Answer(200, b'{"ok":true,"ts":"17.1"}', None)
+
+
+async def storm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    receivers = Receivers(chance)
+    world = World(receivers, monkeypatch)
+    for name in ROOMS:
+        sink = SlackSink(channel="C1", token_from=TOKEN, api_url="http://192.0.2.1/api")  # no name to look up
+        await world.apply(Subscription(metadata=Metadata(name=name), spec=SubscriptionSpec(slack=sink)))
+    tasks = [
+        await world.ended(f"t{n}", response_url=f"https://answers.example/{n % 2}", subscriptions=tuple(sorted(ROOMS)))
+        for n in range(4)
+    ]
+    alive: list[Mortal] = []
+    for _ in range(20):
+        alive = [one for one in alive if not one.is_dead]
+        while len(alive) < 2:
+            alive.append(Mortal(chance.randint(20, 150)))
+            world.notifier(alive[-1], SECRETS)
+        await world.clock.advance(chance.uniform(0.1, 3))
+    world.notifier(Mortal(), SECRETS)
+    await world.until_quiet(600)
+    await judge(world, receivers, tasks)
+    await world.close()
+
+
+async def judge(world: World, receivers: Receivers, tasks: Iterable[TaskSubjects]) -> None:
+    posted = [id_of(post) for post in world.posts]
+    letters = [letter.error for letter in await world.letters()]
+    for task in tasks:
+        found = await world.notifications(task)
+        assert len(found) == 1 + len(ROOMS)
+        for one in found:
+            bodies = {post.body for post in world.posts if id_of(post) == one.id}
+            assert isinstance(one, NotificationDelivered | NotificationFailed)
+            buried = sum(one.id in letter for letter in letters)
+            if isinstance(one, NotificationDelivered):
+                assert one.id in receivers.taken
+                assert buried == 0
+            else:
+                assert one.id in receivers.refused
+                assert buried == 1
+            assert len(bodies) == 1, "the same id with another body"
+        rooms = [one.id for one in found if one.receiver == "Subscription"]
+        for earlier, later in pairwise(rooms):
+            last_of_earlier = len(posted) - 1 - posted[::-1].index(earlier)
+            assert last_of_earlier < posted.index(later), "out of order"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_in_a_storm_every_receiver_hears_of_every_task_or_there_is_a_letter(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await storm(seed, monkeypatch)
