@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -144,3 +145,12 @@ class World:
             for consumer in replica._consumers:
                 await consumer._running.close()
             await replica._background.close()
+
+
+@asynccontextmanager
+async def closing(world: World) -> AsyncGenerator[None]:
+    """End the world, however the test ends."""
+    try:
+        yield
+    finally:
+        await world.close()

@@ -15,7 +15,7 @@ from schemas.subjects import TaskSubjects
 from services.notifier.core.outcomes import NotTaken, no_answer
 from services.notifier.sinks.http import Post
 from services.runtime.outbound import Answer
-from tests.support.notified import Mortal, World
+from tests.support.notified import Mortal, World, closing
 
 SCENARIOS: dict[str, tuple[int, ...]] = {"taken": (200,), "tried again": (503, 200), "refused": (404,)}
 SEEDS = 20
@@ -34,14 +34,14 @@ def id_of(post: Post) -> str:
 async def run(scenario: str, dies_after: int, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Mortal, TaskSubjects]:
     left = list(SCENARIOS[scenario])
     world = World(lambda _: Answer(left.pop(0) if len(left) > 1 else left[0], b"", None), monkeypatch)
-    task = await world.ended("t1", response_url="https://answers.example/")
-    mortal = Mortal(dies_after)
-    world.notifier(mortal, {})
-    await world.clock.advance(1)
-    world.notifier(Mortal(), {})
-    await world.until_quiet()
-    await world.close()
-    return world, mortal, task
+    async with closing(world):
+        task = await world.ended("t1", response_url="https://answers.example/")
+        mortal = Mortal(dies_after)
+        world.notifier(mortal, {})
+        await world.clock.advance(1)
+        world.notifier(Mortal(), {})
+        await world.until_quiet()
+        return world, mortal, task
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -93,24 +93,26 @@ async def storm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
     receivers = Receivers(chance)
     world = World(receivers, monkeypatch)
-    for name in ROOMS:
-        sink = SlackSink(channel="C1", token_from=TOKEN, api_url="http://192.0.2.1/api")  # no name to look up
-        await world.apply(Subscription(metadata=Metadata(name=name), spec=SubscriptionSpec(slack=sink)))
-    tasks = [
-        await world.ended(f"t{n}", response_url=f"https://answers.example/{n % 2}", subscriptions=tuple(sorted(ROOMS)))
-        for n in range(4)
-    ]
-    alive: list[Mortal] = []
-    for _ in range(20):
-        alive = [one for one in alive if not one.is_dead]
-        while len(alive) < 2:
-            alive.append(Mortal(chance.randint(20, 150)))
-            world.notifier(alive[-1], SECRETS)
-        await world.clock.advance(chance.uniform(0.1, 3))
-    world.notifier(Mortal(), SECRETS)
-    await world.until_quiet(600)
-    await judge(world, receivers, tasks)
-    await world.close()
+    async with closing(world):
+        for name in ROOMS:
+            sink = SlackSink(channel="C1", token_from=TOKEN, api_url="http://192.0.2.1/api")  # no name to look up
+            await world.apply(Subscription(metadata=Metadata(name=name), spec=SubscriptionSpec(slack=sink)))
+        tasks = [
+            await world.ended(
+                f"t{n}", response_url=f"https://answers.example/{n % 2}", subscriptions=tuple(sorted(ROOMS))
+            )
+            for n in range(4)
+        ]
+        alive: list[Mortal] = []
+        for _ in range(20):
+            alive = [one for one in alive if not one.is_dead]
+            while len(alive) < 2:
+                alive.append(Mortal(chance.randint(20, 150)))
+                world.notifier(alive[-1], SECRETS)
+            await world.clock.advance(chance.uniform(0.1, 3))
+        world.notifier(Mortal(), SECRETS)
+        await world.until_quiet(600)
+        await judge(world, receivers, tasks)
 
 
 async def judge(world: World, receivers: Receivers, tasks: Iterable[TaskSubjects]) -> None:
