@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.nats.server import free_port
-from tests.integration.human_contact.test_email import (
+from tests.support.by_mail import (
     AGENT,
     approval,
     begin,

@@ -1,14 +1,9 @@
-"""E-mail: questions by a real SMTP server, links that people open, replies by IMAP and by signed posts."""
+"""E-mail: questions by a real SMTP server, replies by IMAP and by signed posts."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from email import policy
 from email.message import EmailMessage
 from html import unescape
 from pathlib import Path
@@ -18,110 +13,42 @@ import httpx2
 import msgspec
 import pytest
 
-from schemas.events import ApprovalGranted
 from schemas.resources import (
     ContactChannel,
     ContactChannelSpec,
     EmailOptions,
-    IMAPOptions,
     Metadata,
-    Ref,
     SMTPOptions,
 )
-from schemas.subjects import TaskSubjects, status_key
-from schemas.wire import decode
+from schemas.subjects import status_key
 from services.human_contact import mailboxes
 from services.human_contact.channels import email as email_channel
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.mail_servers import check_password_is_safe
 from services.human_contact.channels.registry import ChannelKey
-from services.human_contact.core.tokens import Link, LinkAction, link_token
 from services.runtime.signing import key_of, signed_headers
-from tests.support.answering import LINK_KEY, WEBHOOK_SECRET, Answering, answering, secret
+from tests.support.answering import WEBHOOK_SECRET, Answering, answering, secret
+from tests.support.by_mail import (
+    AGENT,
+    ANN,
+    QUESTION,
+    WRITE,
+    approval,
+    begin,
+    by_mail,
+    email,
+    is_open,
+    links,
+    looked,
+    mailed,
+    part,
+    reply_to,
+)
 from tests.support.certificates import certified
 from tests.support.imap_server import imap_server
-from tests.support.mail_server import MailServer, mail_server
+from tests.support.mail_server import mail_server
 from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
-
-ANN = "ann@example.com"
-AGENT = "agent@holdfast.example"
-WRITE = ("box__write", {"path": "<script>alert(1)</script>"})
-QUESTION = "oncall__human_contact_email"
-
-
-def email(smtp: int, *, imap: int = 0, inbound: bool = False, **fields: Any) -> ContactChannel:
-    mailbox = IMAPOptions(host="127.0.0.1", port=imap, security="none", username=AGENT, password_from=secret("mail"))
-    options = EmailOptions(
-        address=f"Ann <{ANN}>",
-        smtp=SMTPOptions(host="127.0.0.1", port=smtp, security="none", sender=f"Agent <{AGENT}>"),
-        imap=mailbox if imap else None,
-        inbound_secret_from=secret("webhook") if inbound else None,
-    )
-    return ContactChannel(
-        metadata=Metadata(name="oncall"), spec=ContactChannelSpec(type="email", email=options, **fields)
-    )
-
-
-@asynccontextmanager
-async def by_mail(
-    directory: Path, *, imap: int = 0, inbound: bool = False, **fields: Any
-) -> AsyncGenerator[tuple[Answering, MailServer]]:
-    with mail_server() as server:
-        async with answering(directory) as people:
-            channel = email(server.port, imap=imap, inbound=inbound, **fields)
-            await people.agent(channel, human_contact_channels=(Ref(name="oncall"),))
-            yield people, server
-
-
-async def begin(people: Answering, *wanted: tuple[str, object]) -> TaskSubjects:
-    task = await people.stage.submit()
-    await calls(people.stage, task, 1, *(wanted or (WRITE,)))
-    return task
-
-
-async def mailed(server: MailServer, count: int = 1) -> EmailMessage:
-    async def there() -> bool:
-        return len(server.messages) >= count
-
-    await until(there, f"{count} messages")
-    return server.messages[count - 1]
-
-
-def part(message: EmailMessage, kind: str) -> str:
-    body = message.get_body((kind,))
-    assert body is not None
-    return str(body.get_content()).replace("\r\n", "\n")
-
-
-def links(message: EmailMessage) -> dict[str, str]:
-    return dict(re.findall(r"^([A-Z][a-z, ]+): (http\S+)$", part(message, "plain"), re.MULTILINE))
-
-
-async def approval(people: Answering, task: TaskSubjects) -> ApprovalGranted:
-    return decode(await people.stage.stored(task, task.approval_event("r1", 1)), ApprovalGranted)
-
-
-async def is_open(people: Answering, task: TaskSubjects) -> bool:
-    return await people.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0)) is None
-
-
-def reply_to(message: EmailMessage, text: str, *, sender: str = ANN, **headers: str) -> bytes:
-    reply = EmailMessage(policy=policy.SMTP.clone(max_line_length=998))
-    reply["From"] = f"Ann <{sender}>"
-    reply["To"] = AGENT
-    reply["Subject"] = f"Re: {message['Subject']}"
-    reply["Message-ID"] = "<reply-1@example.com>"
-    reply["In-Reply-To"] = str(message["Message-ID"]).strip()
-    for name, value in headers.items():
-        del reply[name.replace("_", "-")]
-        reply[name.replace("_", "-")] = value
-    old = "".join(f"> {line}\n" for line in part(message, "plain").splitlines())
-    reply.set_content(f"{text}\n\nOn Friday, the agent wrote:\n{old}")
-    return bytes(reply)
-
-
-# --- messages ---
 
 
 async def test_a_message_says_what_is_asked_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
@@ -230,164 +157,7 @@ def test_a_password_is_not_sent_in_the_clear_to_another_machine() -> None:
     check_password_is_safe("mail.example.com", "tls", ["192.0.2.1"])
 
 
-# --- links ---
-
-
-async def test_a_mail_scanner_that_opens_every_link_changes_nothing(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        for url in links(await mailed(server)).values():
-            for method in ("GET", "HEAD", "GET"):
-                response = await people.get(url, method)
-                assert response.status_code == 200
-                assert bool(response.content) == (method == "GET")
-            assert (await people.get(f"{url}?action=accept")).status_code == 200
-        assert await is_open(people, task)
-
-
-async def test_the_page_is_safe_and_needs_no_script(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        await begin(people)
-        response = await people.get(links(await mailed(server))["Look, and decide"])
-        assert "<script" not in response.text
-        assert "alert(1)" in unescape(response.text)
-        assert '<form method="post"' in response.text
-        assert "http" not in response.text
-        assert response.headers["cache-control"] == "no-store"
-        assert response.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
-        assert response.headers["referrer-policy"] == "no-referrer"
-
-
-async def test_a_link_approves_once_and_then_shows_who_did(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        found = links(await mailed(server))
-        response = await people.send("POST", found["Approve"], data={"action": "accept", "scope": "task"})
-        assert response.status_code == 200
-        assert f"Accepted by {ANN}" in response.text
-        granted = await approval(people, task)
-        assert (granted.by, granted.via, granted.scope) == (ANN, "email", "task")
-        for url in found.values():
-            again = await people.get(url)
-            assert f"Accepted by {ANN}" in again.text
-            assert "<form" not in again.text
-        late = await people.send("POST", found["Reject"], data={"action": "decline"})
-        assert late.status_code == 409
-        assert "cannot be answered" in late.text
-
-
-async def test_arguments_are_edited_on_the_page(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        url = links(await mailed(server))["Look, and decide"]
-        for bad, why in (("{", "not valid JSON"), ("[1]", "must be a JSON object")):
-            response = await people.send("POST", url, data={"action": "edit", "arguments": bad})
-            assert response.status_code == 422
-            assert why in response.text
-            assert f">\n{bad}</textarea>" in response.text
-        response = await people.send("POST", url, data={"action": "edit", "arguments": '{"path":\r\n "b"}'})
-        assert "with other arguments" in response.text
-        assert json.loads((await approval(people, task)).arguments) == {"path": "b"}
-
-
-async def test_the_text_area_unchanged_approves_what_was_shown(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        url = links(await mailed(server))["Look, and decide"]
-        area = re.search(r"<textarea id=\"arguments\"[^>]*>\n(.*?)</textarea>", (await people.get(url)).text, re.DOTALL)
-        assert area
-        await people.send("POST", url, data={"action": "edit", "arguments": unescape(area[1])})
-        granted = await approval(people, task)
-        assert json.loads(granted.arguments) == WRITE[1]
-        assert granted.digest == (await people.asked(task)).digest
-
-
-async def test_a_rejection_takes_its_comment_to_the_model(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        found = links(await mailed(server))
-        wrong = await people.send("POST", found["Approve"], data={"action": "decline", "comment": "no"})
-        assert (wrong.status_code, await is_open(people, task)) == (422, True)
-        await people.send("POST", found["Reject"], data={"action": "decline", "comment": "not today"})
-        assert (await people.result(task)).content == "Rejected: not today"
-
-
-async def test_choices_and_free_answers(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        asks: list[tuple[str, object]] = [
-            (QUESTION, {"message": "Now?", "choices": ["yes", "no <b>"]}),
-            (QUESTION, {"message": "What?"}),
-        ]
-        task = await begin(people, *asks)
-        await mailed(server, 2)
-        by_text = {"Now?" in part(one, "plain"): links(one)["Answer"] for one in server.messages}
-        assert "no &lt;b&gt;" in (await people.get(by_text[True])).text
-        assert (await people.send("POST", by_text[True], data={"choice": "7"})).status_code == 422
-        await people.send("POST", by_text[True], data={"choice": "1"})
-        assert (await people.result(task, 1)).content == "no <b>"
-        assert (await people.send("POST", by_text[False], data={"action": "accept", "answer": " "})).status_code == 422
-        await people.send("POST", by_text[False], data={"action": "accept", "answer": "this"})
-        assert (await people.result(task, 2)).content == "this"
-
-
-async def test_forged_changed_and_expired_links_are_refused(tmp_path: Path) -> None:
-    async with by_mail(tmp_path) as (people, server):
-        task = await begin(people)
-        url = links(await mailed(server))["Approve"]
-        base, _, token = url.rpartition("/")
-        payload, _, mac = token.partition(".")
-        asked = await people.asked(task)
-        fields: tuple[str, str, str, str, LinkAction] = (
-            "default",
-            task.task,
-            asked.interaction,
-            asked.digest,
-            "accept",
-        )
-        soon = int((datetime.now(UTC) + timedelta(hours=1)).timestamp())
-        key = LINK_KEY.encode()
-        bad = {
-            "cut": token[:-1],
-            "swapped": f"{payload[:-2]}xx.{mac}",
-            "empty": "",
-            "unsigned": payload,
-            "no-base64": "%00",
-            "other-key": link_token([b"k" * 32], Link(*fields, "oncall", ANN, soon)),
-            "expired": link_token([key], Link(*fields, "oncall", ANN, soon - 7200)),
-            "other-channel": link_token([key], Link(*fields, "boss", ANN, soon)),
-            "other-digest": link_token(
-                [key], Link("default", task.task, asked.interaction, "x", "", "oncall", ANN, soon)
-            ),
-            "other-task": link_token([key], Link("default", "nobody", asked.interaction, "", "", "oncall", ANN, soon)),
-        }
-        for name, one in bad.items():
-            for method in ("GET", "POST"):
-                response = await people.send(
-                    method, f"{base}/{one}", data={"action": "accept"} if method == "POST" else None
-                )
-                assert response.status_code in (404, 409), name
-        assert await is_open(people, task)
-        good = link_token([key], Link(*fields, "oncall", ANN, soon))
-        assert (await people.get(f"{base}/{good}")).status_code == 200
-
-
-async def test_an_answer_after_the_timeout_is_refused_in_words(tmp_path: Path) -> None:
-    async with by_mail(tmp_path, timeout_s=0.6) as (people, server):
-        task = await begin(people)
-        url = links(await mailed(server))["Approve"]
-        await people.stage.stored(task, task.interaction_answered("r1", 1, 0))
-        late = await people.send("POST", url, data={"action": "accept"})
-        assert late.status_code == 409
-        assert "nobody had answered it by" in late.text
-        assert (await people.result(task)).outcome == "rejected"
-        assert "Closed at" in (await people.get(url)).text
-
-
 # --- replies ---
-
-
-async def looked(people: Answering) -> None:
-    await people.entrance._mailboxes.look(ChannelKey("default", "oncall"))
 
 
 async def test_a_reply_in_the_mailbox_approves(tmp_path: Path) -> None:
