@@ -147,7 +147,8 @@ async def all_toolcalls(client: Client, namespace: str | None) -> list[ToolCallV
     records: dict[TaskSubjects, list[Recorded]] = {}
     for partition in range(client.bus.partitions):
         root = f"{PREFIX}.{partition}.{namespace or '*'}"
-        filters = [f"{root}.evt.*.llm.>", f"{root}.evt.*.tool.>", f"{root}.led.>"]
+        events = [f"{root}.evt.*.{what}.>" for what in ("llm", "tool", "approval")]
+        filters = [*events, f"{root}.cmd.ask.>", f"{root}.led.>"]
         for recorded in decoded(await client.bus.log(partition).last(filters)):
             records.setdefault(task_of(recorded.subject), []).append(recorded)
     found: list[ToolCallView] = []

@@ -29,7 +29,12 @@ FREE_TEXT = frozenset({"PREVIEW", "OUTPUT", "ERROR", "MESSAGE", "DETAIL"})
 FREE_TEXT_MIN = 12
 _GOOD = frozenset({"true", "Ready", "FinalAnswer", "Succeeded"})
 _BAD = frozenset({"Error", "Failed", "TimedOut", "Unknown", "Rejected"})
-_WAITING = frozenset({"false", "Pending", "Initializing", "Running", "ToolCallsPending", "ReadyForLLM", "Cancelled"})
+_WAITING = frozenset(
+    (
+        *("false", "Pending", "Initializing", "Running", "ToolCallsPending", "ReadyForLLM", "Cancelled"),
+        *("AwaitingHumanApproval", "ReadyToExecuteApprovedTool", "AwaitingHumanInput", "AwaitingSubAgent"),
+    )
+)
 
 
 def write(text: str) -> None:

@@ -9,12 +9,28 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from schemas.events import ModelAnswered, ToolFinished, ToolStarted
+from schemas.commands import AskPerson
+from schemas.events import ApprovalGranted, ModelAnswered, ToolFinished, ToolStarted
 from schemas.ids import request_id, toolcall_name
 from schemas.messages import ToolOutcome
+from schemas.tools import DELEGATE
 from services.cli.history import Recorded
 
-Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Rejected", "TimedOut", "Cancelled", "Unknown"]
+Phase = Literal[
+    "Pending",
+    "AwaitingHumanApproval",
+    "ReadyToExecuteApprovedTool",
+    "AwaitingHumanInput",
+    "AwaitingSubAgent",
+    "Running",
+    "Succeeded",
+    "Failed",
+    "Rejected",
+    "TimedOut",
+    "Cancelled",
+    "Unknown",
+]
+"""The words are the predecessor's where it has the same."""
 
 _PHASES: dict[ToolOutcome, Phase] = {
     "succeeded": "Succeeded",
@@ -73,6 +89,7 @@ def toolcalls(namespace: str, task: str, window: Iterable[int], records: Iterabl
     answers: list[tuple[int, ModelAnswered]] = []
     results: dict[tuple[str, int], ToolFinished] = {}
     begun: dict[tuple[str, int], int] = {}
+    waiting: dict[tuple[str, int], Phase] = {}
     for recorded in records:
         match recorded.fact:
             case ModelAnswered() as answer if recorded.seq in counted:
@@ -82,10 +99,23 @@ def toolcalls(namespace: str, task: str, window: Iterable[int], records: Iterabl
             case ToolStarted(attempt=attempt):
                 *_, request, n = recorded.subject.split(".")
                 begun[request, int(n)] = attempt
+            case AskPerson(request=request, n=n, kind=kind):
+                asked: Phase = "AwaitingHumanApproval" if kind == "approval" else "AwaitingHumanInput"
+                waiting.setdefault((request, n), asked)
+            case ApprovalGranted(request=request, n=n):
+                waiting[request, n] = "ReadyToExecuteApprovedTool"
             case _:
                 pass
     return [
-        _view(namespace, task, answer, n=n, result=results.get((request, n)), begun=begun.get((request, n), 0))
+        _view(
+            namespace,
+            task,
+            answer,
+            n=n,
+            result=results.get((request, n)),
+            begun=begun.get((request, n), 0),
+            waiting=waiting.get((request, n)),
+        )
         for _, answer in sorted(answers, key=lambda pair: pair[0])
         for request in (request_id(answer.turn),)
         for n in range(1, len(answer.message.tool_calls) + 1)
@@ -93,9 +123,18 @@ def toolcalls(namespace: str, task: str, window: Iterable[int], records: Iterabl
 
 
 def _view(
-    namespace: str, task: str, answer: ModelAnswered, *, n: int, result: ToolFinished | None, begun: int
+    namespace: str,
+    task: str,
+    answer: ModelAnswered,
+    *,
+    n: int,
+    result: ToolFinished | None,
+    begun: int,
+    waiting: Phase | None,
 ) -> ToolCallView:
     call = answer.message.tool_calls[n - 1]
+    is_delegated = call.name.startswith(f"{DELEGATE}__") and waiting in (None, "ReadyToExecuteApprovedTool")
+    open_phase: Phase = "AwaitingSubAgent" if is_delegated else waiting or "Pending"
     return ToolCallView(
         namespace=namespace,
         task=task,
@@ -104,7 +143,7 @@ def _view(
         tool=call.name,
         tool_call_id=call.id,
         arguments=call.arguments,
-        phase=_PHASES[result.outcome] if result else ("Running" if begun else "Pending"),
+        phase=_PHASES[result.outcome] if result else ("Running" if begun else open_phase),
         started_at=answer.at,
         finished=result,
         attempts=result.attempt if result else begun,
