@@ -38,6 +38,14 @@ class Found(NamedTuple):
     """The channels that it was given to."""
 
 
+class OpenQuestion(NamedTuple):
+    """A question that nobody has answered."""
+
+    asked: InteractionRequested
+    place: str
+    """Where the channel keeps it."""
+
+
 class FrontDoor:
     """Looks questions up, and hands answers in."""
 
@@ -69,7 +77,7 @@ class FrontDoor:
             tuple(decode(step.data, InteractionStep).channel for step in steps),
         )
 
-    async def open_questions(self, namespace: str, task: str, channel: str) -> list[InteractionRequested]:
+    async def open_questions(self, namespace: str, task: str, channel: str) -> list[OpenQuestion]:
         """What a task asks of people by a channel, and has no answer to."""
         try:
             place = self._task(namespace, task)
@@ -77,14 +85,15 @@ class FrontDoor:
             return []
         entries = await self._bus.log(place.partition).last([f"{place.root}.int.{place.task}.>"])
         by_subject = {entry.subject: entry.data for entry in entries}
-        found: list[InteractionRequested] = []
+        found: list[OpenQuestion] = []
         for subject, data in by_subject.items():
             root, _, what = subject.rpartition(".")
             if what != "asked" or f"{root}.answered" in by_subject:
                 continue
-            steps = (data for name, data in by_subject.items() if name.startswith(f"{root}.step."))
-            if any(decode(step, InteractionStep).channel == channel for step in steps):
-                found.append(decode(data, InteractionRequested))
+            records = (record for name, record in by_subject.items() if name.startswith(f"{root}.step."))
+            steps = [step for step in (decode(one, InteractionStep) for one in records) if step.channel == channel]
+            if steps:
+                found.append(OpenQuestion(decode(data, InteractionRequested), steps[0].place))
         return found
 
     def _task(self, namespace: str, task: str) -> TaskSubjects:

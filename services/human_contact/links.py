@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 PATH = "a"
 """The first part of the path of a link."""
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - where nobody is reached
+"""Hosts to listen on that are no addresses to go to."""
 NO_KEY = "links cannot be signed: HOLDFAST_PEOPLE_LINK_KEY_FILE is not set (`openssl rand -hex 32` makes such a file)"
 
 
@@ -29,15 +31,16 @@ class Links:
 
     def serve_at(self, host: str, port: int) -> None:
         """The port is open: links begin with it, unless another address is set."""
-        shown = f"[{host}]" if ":" in host else host
-        self._own = f"http://{shown}:{port}"
+        if host not in EVERYWHERE:
+            shown = f"[{host}]" if ":" in host else host
+            self._own = f"http://{shown}:{port}"
 
     @property
     def base(self) -> str:
         """What links begin with; raises `NoLinks`."""
         if base := self._url or self._own:
             return base
-        raise NoLinks("links lead nowhere: HOLDFAST_PEOPLE_URL is not set, and HOLDFAST_PEOPLE_HTTP_PORT is -1")
+        raise NoLinks("links lead nowhere: HOLDFAST_PEOPLE_URL is not set, and no port of one address is open")
 
     @property
     def keys(self) -> tuple[bytes, ...]:

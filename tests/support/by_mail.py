@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from email import policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from schemas.events import ApprovalGranted
 from schemas.resources import (
@@ -29,13 +29,19 @@ from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
 
 ANN = "ann@example.com"
+Security = Literal["tls", "starttls", "none"]
+
 AGENT = "agent@holdfast.example"
 WRITE = ("box__write", {"path": "<script>alert(1)</script>"})
 QUESTION = "oncall__human_contact_email"
 
 
-def email(smtp: int, *, imap: int = 0, inbound: bool = False, **fields: Any) -> ContactChannel:
-    mailbox = IMAPOptions(host="127.0.0.1", port=imap, security="none", username=AGENT, password_from=secret("mail"))
+def email(
+    smtp: int, *, imap: int = 0, imap_security: Security = "none", inbound: bool = False, **fields: Any
+) -> ContactChannel:
+    mailbox = IMAPOptions(
+        host="127.0.0.1", port=imap, security=imap_security, username=AGENT, password_from=secret("mail")
+    )
     options = EmailOptions(
         address=f"Ann <{ANN}>",
         smtp=SMTPOptions(host="127.0.0.1", port=smtp, security="none", sender=f"Agent <{AGENT}>"),
@@ -49,11 +55,11 @@ def email(smtp: int, *, imap: int = 0, inbound: bool = False, **fields: Any) -> 
 
 @asynccontextmanager
 async def by_mail(
-    directory: Path, *, imap: int = 0, inbound: bool = False, **fields: Any
+    directory: Path, *, imap: int = 0, imap_security: Security = "none", inbound: bool = False, **fields: Any
 ) -> AsyncGenerator[tuple[Answering, MailServer]]:
     with mail_server() as server:
         async with answering(directory) as people:
-            channel = email(server.port, imap=imap, inbound=inbound, **fields)
+            channel = email(server.port, imap=imap, imap_security=imap_security, inbound=inbound, **fields)
             await people.agent(channel, human_contact_channels=(Ref(name="oncall"),))
             yield people, server
 

@@ -136,3 +136,8 @@ def _place(place: str) -> tuple[str, str, str]:
     channel, _, rest = place.partition(":")
     ts, _, thread = rest.partition(":")
     return channel, ts, thread or ts
+
+
+def posted_at(place: str) -> str:
+    """When the message at a place was posted, by Slack's clock."""
+    return _place(place)[1]

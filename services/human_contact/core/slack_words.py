@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -46,7 +47,7 @@ def ref_of(text: str) -> Ref | None:
     """What Slack kept, or None."""
     try:
         return msgspec.json.decode(text.encode(), type=Ref)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
 
 
@@ -60,6 +61,14 @@ def metadata(secret: str, ref: Ref) -> dict[str, Any]:
     """What goes along with a message, unseen, to know a reply by."""
     payload = {"ref": ref.text(), "mac": thread_mac(secret, ref)}
     return {"event_type": EVENT_TYPE, "event_payload": payload}
+
+
+def is_later(ts: str, other: str) -> bool:
+    """Whether a message is later than another, by the times that are their ids."""
+    try:
+        return Decimal(ts) > Decimal(other)
+    except InvalidOperation:
+        return False
 
 
 def question_blocks(asked: InteractionRequested, ref: Ref) -> list[Block]:

@@ -91,7 +91,7 @@ def named_in_reply(message_id: str) -> ReplyTo | None:
     payload, _ = _reply_parts(message_id)
     try:
         return msgspec.json.decode(payload, type=ReplyTo)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from services.human_contact.core.rates import Rate, Rates
@@ -86,11 +86,22 @@ class Gate:
         if self._trusted(peer):
             for address in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
                 if not self._trusted(address):
-                    return address[:64]
-        return peer
+                    return _counted(address)
+        return _counted(peer)
 
     def _trusted(self, address: str) -> bool:
         try:
             return self._proxies.hold(ip_address(address))
         except ValueError:
             return False
+
+
+def _counted(address: str) -> str:
+    """What an address is counted as: one customer has a whole IPv6 network."""
+    try:
+        one = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if not isinstance(one, IPv6Address):
+        return str(one)
+    return str(one.ipv4_mapped or ip_network((one.packed[:8] + bytes(8), 64)))

@@ -18,10 +18,10 @@ from schemas.interactions import AnswerInteraction, InteractionRequested
 from schemas.requests import Accepted
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.registry import ChannelKey
-from services.human_contact.channels.slack import SlackChannel
+from services.human_contact.channels.slack import SlackChannel, posted_at
 from services.human_contact.core.forms import Answerer, BadForm, answer, edited
 from services.human_contact.core.slack_signing import is_fresh, is_signed
-from services.human_contact.core.slack_words import EVENT_TYPE, INPUT, Ref, fits, ref_of, thread_mac
+from services.human_contact.core.slack_words import EVENT_TYPE, INPUT, Ref, fits, is_later, ref_of, thread_mac
 from services.human_contact.door import sentence
 from services.human_contact.web.base import Handler, Received, Reply, Unfit, json_reply, said
 from services.human_contact.web.reception import Reception
@@ -104,13 +104,18 @@ class SlackRequests:
         if received.method != "POST":
             raise Unfit(405, "Slack posts here.")
         signers = self._signers(received)
-        match received.path.rstrip("/"):
-            case "/slack/interactivity":
-                return await self._interaction(received, signers)
-            case "/slack/events":
-                return await self._event(received, signers)
-            case _:
-                raise Unfit(404, "There are /slack/interactivity and /slack/events.")
+        try:
+            match received.path.rstrip("/"):
+                case "/slack/interactivity":
+                    return await self._interaction(received, signers)
+                case "/slack/events":
+                    return await self._event(received, signers)
+                case _:
+                    raise Unfit(404, "There are /slack/interactivity and /slack/events.")
+        except msgspec.ValidationError as error:
+            # Something else of Slack's: told that it was taken, it does not come again.
+            logger.warning("a request of Slack's was not understood: %s", error, extra={"action": "slack.unknown"})
+            return Reply(200)
 
     def _signers(self, received: Received) -> dict[ChannelKey, SlackChannel]:
         """The channels whose secret signed a request; raises `Unfit` if there is none."""
@@ -216,7 +221,10 @@ class SlackRequests:
             return
         channel = signers[ChannelKey(ref.namespace, ref.channel)]
         open_ = await self._door.open_questions(ref.namespace, ref.task, ref.channel)
-        questions = [asked for asked in open_ if asked.kind == "question"]
+        # What was said before a question was asked, and comes again, does not answer it.
+        questions = [
+            one.asked for one in open_ if one.asked.kind == "question" and is_later(message.ts, posted_at(one.place))
+        ]
         if not questions:
             return
         if len(questions) > 1:
@@ -256,6 +264,8 @@ def inbound(reception: Reception) -> Handler:
 def _read(data: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError:
+        raise
     except (msgspec.DecodeError, RecursionError) as error:
         raise Unfit(400, "This is no request of Slack's.") from error
 

@@ -211,6 +211,21 @@ async def test_a_sender_alone_proves_nothing(tmp_path: Path, change: dict[str, s
         assert len(server.messages) == 1
 
 
+async def test_a_mailbox_behind_tls_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server_side, client_side = certified("127.0.0.1", tmp_path)
+    monkeypatch.setattr(email_channel, "_trust", lambda: client_side)
+    async with imap_server(AGENT, tls=server_side) as imap:
+        async with by_mail(tmp_path, imap=imap.port, imap_security="tls") as (people, server):
+            task = await begin(people)
+            imap.arrive(reply_to(await mailed(server), "approve"))
+            await looked(people)
+            assert (await approval(people, task)).by == ANN
+        monkeypatch.undo()
+        async with by_mail(tmp_path, imap=imap.port, imap_security="tls") as (people, _):
+            with pytest.raises(ChannelFailed, match="certificate"):
+                await looked(people)
+
+
 @pytest.mark.parametrize("garbage", [b"", b"hello\r\n", b"* OK\r\n* SEARCH {99999999\r\n", b"\xff\x00" * 100 + b"\r\n"])
 async def test_a_server_that_does_not_speak_imap_harms_nobody(tmp_path: Path, garbage: bytes) -> None:
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

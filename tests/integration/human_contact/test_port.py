@@ -104,6 +104,21 @@ async def test_requests_are_counted_by_address_and_altogether(monkeypatch: pytes
         assert statuses == [200, 200, 429, 200, 200, 200, 429]
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "counted"),
+    [
+        ("2001:db8::1, 2001:db8:0:0:ffff::2", "2001:db8::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("nonsense", "nonsense"),
+        (",", "127.0.0.1"),
+    ],
+)
+async def test_a_network_of_one_customer_is_counted_as_one(forwarded: str, counted: str) -> None:
+    async with serving(proxies="127.0.0.1") as web:
+        assert f" {counted} " in (await ask(web, headers={"X-Forwarded-For": forwarded})).text
+
+
 async def test_nobody_but_a_proxy_of_ours_speaks_for_others() -> None:
     async with serving() as web:
         response = await ask(web, headers={"X-Forwarded-For": "10.0.0.1"})

@@ -18,6 +18,7 @@ from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
 from services.human_contact import desk
 from tests.support.answering import Answering, answering, secret
+from tests.support.raw_http import response
 from tests.support.slack_server import CHANNEL, Slack, said, slack_server
 from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
@@ -176,6 +177,42 @@ async def test_what_is_no_reply_of_a_person_to_us_answers_nothing(tmp_path: Path
         message = await slack.posted()
         assert (await slack.say("this", thread=message["ts"], **more)).status_code == 200
         assert await people.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0)) is None
+
+
+async def test_what_was_said_before_a_question_does_not_answer_it(tmp_path: Path) -> None:
+    async with in_slack(tmp_path) as (people, slack):
+        task = await begin(people, (QUESTION, {"message": "What?"}))
+        message = await slack.posted()
+        for ts in ("1600000000.000100", message["ts"], "soon"):
+            await slack.say("this", thread=message["ts"], ts=ts)
+        assert await people.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0)) is None
+        await slack.say("that", thread=message["ts"])
+        assert (await people.result(task)).content == "that"
+
+
+async def test_a_message_that_slack_is_too_busy_to_update_is_updated_after_the_wait(tmp_path: Path) -> None:
+    async with in_slack(tmp_path) as (people, slack):
+        await begin(people)
+        message = await slack.posted()
+        busy = response(b'{"ok":false,"error":"ratelimited"}', status="429 Too Many Requests", Retry_After="1")
+        slack.answers["chat.update"] = [busy]
+        await slack.press(message, "accept")
+        assert "Accepted by UANN" in await slack.closed(message)
+
+
+async def test_requests_of_slacks_that_nobody_knows_are_taken_and_forgotten(tmp_path: Path) -> None:
+    async with in_slack(tmp_path) as (people, slack):
+        await begin(people)
+        await slack.posted()
+        for event in (
+            {"type": "app_rate_limited"},
+            {"type": "event_callback", "event": {"type": "message", "text": 1}},
+        ):
+            assert (await slack.event(event)).status_code == 200
+        for payload in ({"type": "shortcut"}, {"type": "block_actions"}, {"type": "block_actions", "actions": [1]}):
+            assert (await slack.interact(payload)).status_code == 200
+        assert (await slack.request("events", b"{", kind="application/json")).status_code == 400
+        assert (await slack.request("events", b'{"deep":' + b"[" * 100_000, kind="application/json")).status_code == 400
 
 
 async def test_a_reply_does_not_approve_or_reject(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -91,6 +92,12 @@ def test_a_part_of_a_messages_id_is_none() -> None:
 def test_any_text_names_a_question_or_none(text: str) -> None:
     for id_ in (text, f"<holdfast.{text}@x>"):
         assert not is_reply(KEYS, id_, "ann@example.com")
+
+
+def test_a_deep_id_names_nothing() -> None:
+    for text in ("[" * 1400, "[" * 1400 + "]" * 10, '["a","b","c","d",' + "[" * 1300):
+        payload = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        assert named_in_reply(f"<holdfast.{payload}.AAAA@x>") is None
 
 
 def test_a_link_is_no_messages_id() -> None:
