@@ -118,7 +118,9 @@ class Events:
                     )
                 case ModelFailed():
                     fallback = self._steps.fallback(state, event)
-                    return ModelCallFailed(subject=inbound.subject, event=event, fallback=fallback)
+                    return ModelCallFailed(
+                        subject=inbound.subject, event=event, fallback=fallback, recorded_at=inbound.at
+                    )
                 case WindowCompacted():
                     return ModelCompacted(seq=inbound.seq, subject=inbound.subject, event=event)
                 case ApprovalGranted():

@@ -93,6 +93,8 @@ class ModelCallFailed(msgspec.Struct, frozen=True, kw_only=True):
     event: ModelFailed
     fallback: str = ""
     """The LLM that the agent has for this failure; empty: none."""
+    recorded_at: datetime | None = None
+    """When the server stored it: waits count from then, because the clock of whoever failed may be behind."""
 
 
 class ModelCompacted(msgspec.Struct, frozen=True, kw_only=True):

@@ -324,9 +324,15 @@ def _model_failed(state: Live, happened: ModelCallFailed) -> State:
     return RetryingModel(
         **_header(spent, event.at),
         **_call(spent, attempt=state.attempt + 1, tries=tries),
-        not_before=event.at + policy.backoff(state.task, event, failures),
+        not_before=_since(happened) + policy.backoff(state.task, event, failures),
         error=event.error,
     )
+
+
+def _since(happened: ModelCallFailed) -> datetime:
+    """The time that a wait counts from."""
+    at = happened.event.at
+    return at if happened.recorded_at is None else max(at, happened.recorded_at)
 
 
 def _throttled(state: AwaitingModel, happened: ModelCallFailed) -> State:
@@ -340,7 +346,7 @@ def _throttled(state: AwaitingModel, happened: ModelCallFailed) -> State:
     return RetryingModel(
         **_header(state, event.at),
         **_call(state, attempt=state.attempt + 1, tries=tries),
-        not_before=event.at + policy.park(event),
+        not_before=_since(happened) + policy.park(event),
         error=event.error,
         throttled=True,
     )

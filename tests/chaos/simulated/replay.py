@@ -15,6 +15,7 @@ import msgspec
 from schemas.events import (
     ApprovalGranted,
     CancelRequested,
+    MessageSent,
     ModelAnswered,
     ModelFailed,
     TaskSubmitted,
@@ -42,6 +43,7 @@ from services.planner.core.inputs import (
     ModelCompacted,
     ModelReplied,
     RetryDue,
+    Said,
     Submitted,
     ToolsAnswered,
 )
@@ -98,14 +100,17 @@ def _recorded(world: World, task: TaskSubjects, before: State | None, after: Sta
                 if delegated or gates:  # the agent was not known just then
                     yield replied
             case ModelFailed():
-                yield ModelCallFailed(subject=entry.subject, event=event)
+                failed = ModelCallFailed(subject=entry.subject, event=event, recorded_at=entry.at)
+                yield failed
                 if before is not None and (fallback := _fallback(world, before.agent, event)):
-                    yield ModelCallFailed(subject=entry.subject, event=event, fallback=fallback)
+                    yield msgspec.structs.replace(failed, fallback=fallback)
             case WindowCompacted():
                 yield ModelCompacted(seq=entry.seq, subject=entry.subject, event=event)
             case ApprovalGranted():
                 if isinstance(before, AwaitingTools) and before.request == event.request:
                     yield Approved(seq=entry.seq, event=event)
+            case MessageSent():
+                yield Said(seq=entry.seq, event=event)
             case CancelRequested():
                 yield CancelAsked(subject=entry.subject, event=event)
             case ToolFinished():
@@ -129,12 +134,15 @@ def _delegated(world: World, before: State | None, event: ModelAnswered) -> dict
 
 def _gates(world: World, before: State | None, after: State) -> dict[int, Gate]:
     """The calls that people are asked about: some of those that need it, because not every server may be known."""
-    if before is None or not isinstance(after, AwaitingTools):
+    if before is None:
         return {}
+    calls = after.calls if isinstance(after, AwaitingTools) else ()
+    if isinstance(after, Failed) and after.open_calls is not None:
+        calls = after.open_calls.calls
     patterns = [pattern for rule in world.scenario.agents[before.agent].spec.approvals for pattern in rule.tools]
     return {
         call.n: Gate("approval", "people")
-        for call in after.calls
+        for call in calls
         if call.gate is not None and any(fnmatchcase(call.tool, pattern) for pattern in patterns)
     }
 

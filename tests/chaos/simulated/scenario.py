@@ -20,6 +20,7 @@ from schemas.resources import (
     ContactChannel,
     ContactChannelSpec,
     Fallback,
+    LLMLimits,
     LLMSpec,
     MCPServer,
     MCPServerSpec,
@@ -38,6 +39,16 @@ from schemas.subjects import TaskSubjects
 
 NAMESPACE = "default"
 SERVERS = ("box", "shed")
+NO_LIMITS = LLMLimits()
+LIMITS = (
+    NO_LIMITS,
+    NO_LIMITS,
+    NO_LIMITS,
+    LLMLimits(concurrency=1),
+    LLMLimits(requests_per_minute=20),
+    LLMLimits(tokens_per_minute=20_000, concurrency=2),
+)
+"""What may be asked of a model; tasks have to wait for each other, or for a minute."""
 GATED = (("*__pay",), ("*__p*", "delegate_to_agent__*"))
 """What has to be approved, where anything has."""
 TOOL_NAMES = ("look", "put", "pay", "post")
@@ -133,7 +144,7 @@ def _models(rng: random.Random, agent: str, sub: str) -> list[LLM]:
     """An agent's model, and perhaps another one that says the same and fails otherwise."""
     turns = rng.choice((0, 1, 1, 2, 3))
     script = (*(_tool_turn(rng, sub) for _ in range(turns)), _reply(rng, text="done in {turn}: {results}"))
-    models = [_llm(f"model-of-{agent}", script)]
+    models = [_llm(f"model-of-{agent}", script, rng.choice(LIMITS))]
     if rng.random() < 0.3:
         models.append(_llm(f"spare-of-{agent}", tuple(replace(reply, fail=_failure(rng)) for reply in script)))
     return models
@@ -218,9 +229,9 @@ def _server(name: str) -> MCPServer:
     return MCPServer(metadata=Metadata(name=name), spec=spec)
 
 
-def _llm(name: str, script: tuple[ScriptedReply, ...]) -> LLM:
+def _llm(name: str, script: tuple[ScriptedReply, ...], limits: LLMLimits = NO_LIMITS) -> LLM:
     pricing = Pricing(input=Decimal(10), output=Decimal(10))
-    spec = LLMSpec(provider="scripted", scripted=ScriptedOptions(transcript=script), pricing=pricing)
+    spec = LLMSpec(provider="scripted", scripted=ScriptedOptions(transcript=script), pricing=pricing, limits=limits)
     return LLM(metadata=Metadata(name=name), spec=spec)
 
 

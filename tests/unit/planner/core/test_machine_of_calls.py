@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.commands import CallModel
 from schemas.events import ModelFailure
@@ -299,3 +300,11 @@ def test_what_is_spent_is_known_by_llm() -> None:
     )
     assert state.spend.by_llm["own"].model_calls == 2
     assert sum(one.cost_usd for one in state.spend.by_llm.values()) == state.spend.cost_usd
+
+
+def test_a_wait_counts_from_when_the_server_stored_the_failure() -> None:
+    """A replica whose clock is behind would otherwise have its calls come back at once, again and again."""
+    event = failed(1, "throttled", retry_after_s=5, seconds=2)
+    parked = transition(asked(), replace(event, recorded_at=at(4)))
+    assert isinstance(parked, RetryingModel)
+    assert parked.not_before == at(9)
