@@ -40,7 +40,7 @@ class Replies:
         found = await self._door.find(named.namespace, named.task, named.interaction)
         if found is None or named.channel not in found.channels:
             return await self._tell(channel, mail, "The task of this question is not there any more.")
-        who = Answerer(by=channel.address, via="email", digest=found.asked.digest)
+        who = Answerer(by=channel.responder(found.asked), via="email", digest=found.asked.digest)
         try:
             request = reply_answer(found.asked, who, mail.text)
         except BadReply as error:

@@ -75,6 +75,10 @@ class EmailChannel:
         """Whether there is a mailbox to look into."""
         return self._options.imap is not None
 
+    def responder(self, asked: InteractionRequested) -> str:
+        """Who answers by this channel: its address, as it is written where it says who may."""
+        return next((one for one in asked.allowed if one.strip().lower() == self.address), self.address)
+
     def inbound_secret(self) -> str:
         """What signs posted replies; raises `ChannelFailed`."""
         return self._setup.secret(self._options.inbound_secret_from, "email.inboundSecretFrom")
@@ -150,7 +154,7 @@ class EmailChannel:
             digest=asked.digest,
             action=action,
             channel=self.key.name,
-            to=self.address,
+            to=self.responder(asked),
             expires=int(expires.timestamp()),
         )
         return self._setup.links.url(link_token(keys, link))

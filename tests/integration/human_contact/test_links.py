@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 
+from schemas.ids import call_digest
+from schemas.interactions import InteractionRequested
+from schemas.subjects import spec_key
 from services.human_contact.core.tokens import Link, LinkAction, link_token
 from tests.support.answering import LINK_KEY
 from tests.support.by_mail import (
@@ -172,3 +175,46 @@ async def test_an_answer_after_the_timeout_is_refused_in_words(tmp_path: Path) -
         assert "nobody had answered it by" in late.text
         assert (await people.result(task)).outcome == "rejected"
         assert "Closed at" in (await people.get(url)).text
+
+
+async def test_an_address_may_answer_however_it_is_written(tmp_path: Path) -> None:
+    async with by_mail(tmp_path, allowed_responder_ids=("Ann@Example.com",)) as (people, server):
+        task = await begin(people)
+        await people.send("POST", links(await mailed(server))["Approve"], data={"action": "accept"})
+        assert (await approval(people, task)).by == "Ann@Example.com"
+
+
+async def test_somebody_else_than_who_may_is_told_so_on_the_page(tmp_path: Path) -> None:
+    async with by_mail(tmp_path, allowed_responder_ids=("boss@example.com",)) as (people, server):
+        task = await begin(people)
+        response = await people.send("POST", links(await mailed(server))["Approve"], data={"action": "accept"})
+        assert response.status_code == 403
+        assert "may not answer" in response.text
+        assert await is_open(people, task)
+
+
+async def test_one_of_two_who_have_to_accept_is_thanked(tmp_path: Path) -> None:
+    async with by_mail(tmp_path, quorum=2) as (people, server):
+        task = await begin(people)
+        url = links(await mailed(server))["Approve"]
+        for _ in range(2):
+            response = await people.send("POST", url, data={"action": "accept"})
+            assert (response.status_code, "1 of 2 have accepted" in response.text) == (200, True)
+        assert await is_open(people, task)
+
+
+async def test_approved_for_good_is_a_grant(tmp_path: Path) -> None:
+    async with by_mail(tmp_path) as (people, server):
+        task = await begin(people)
+        url = links(await mailed(server))["Approve"]
+        response = await people.send("POST", url, data={"action": "accept", "scope": "arguments"})
+        assert "this tool with these arguments, always" in response.text
+        assert (await approval(people, task)).scope == "arguments"
+        granted = await people.stage.bus.resources.get(grant_key(await people.asked(task)))
+        assert granted is not None
+        assert ANN.encode() in (granted.data or b"")
+
+
+def grant_key(asked: InteractionRequested) -> str:
+    name = call_digest(f"{asked.agent}/{asked.tool}", call_digest(asked.tool, asked.arguments))[:12]
+    return spec_key("Grant", "default", f"grant-{name}")
