@@ -22,6 +22,7 @@ from schemas.resources import (
     ContactChannel,
     ContactChannelSpec,
     EmailOptions,
+    IMAPOptions,
     LLMSpec,
     MCPServer,
     MCPServerSpec,
@@ -39,12 +40,15 @@ from schemas.task import FinalAnswer
 from schemas.wire import decode
 from services.runtime.nats.server import free_port
 from tests.support.answering import secret, write_secrets
+from tests.support.by_mail import reply_to
+from tests.support.imap_server import Stored, imap_server
 from tests.support.mail_server import MailServer, mail_server
 from tests.support.slack_server import CHANNEL, slack_server
 from tests.support.stack import SERVICES, Stack, stack
 from tests.support.stage import until
 
 ANN = "ann@example.com"
+AGENT = "agent@holdfast.example"
 
 
 class Crew:
@@ -104,9 +108,9 @@ async def crew(directory: Path, **environ: str) -> AsyncGenerator[Crew]:
         yield Crew(running, f"http://127.0.0.1:{port}")
 
 
-def by_mail(server: MailServer, **fields: Any) -> ContactChannelSpec:
-    smtp = SMTPOptions(host="127.0.0.1", port=server.port, security="none", sender="agent@holdfast.example")
-    return ContactChannelSpec(type="email", email=EmailOptions(address=ANN, smtp=smtp), **fields)
+def by_mail(server: MailServer, imap: IMAPOptions | None = None, **fields: Any) -> ContactChannelSpec:
+    smtp = SMTPOptions(host="127.0.0.1", port=server.port, security="none", sender=AGENT)
+    return ContactChannelSpec(type="email", email=EmailOptions(address=ANN, smtp=smtp, imap=imap), **fields)
 
 
 async def links(server: MailServer, task: TaskSubjects) -> dict[str, str]:
@@ -190,3 +194,26 @@ async def test_an_answer_that_races_the_timeout_has_one_outcome(tmp_path: Path) 
 
             await asyncio.gather(*(race(n) for n in range(8)))
             assert outcomes == {"email", "expired"}
+
+
+async def test_a_reply_that_comes_while_nobody_looks_is_found_later_and_rejects(tmp_path: Path) -> None:
+    async with imap_server(AGENT) as imap:
+        with mail_server() as server:
+            async with crew(tmp_path) as running:
+                mailbox = IMAPOptions(
+                    host="127.0.0.1", port=imap.port, security="none", username=AGENT, password_from=secret("mail")
+                )
+                await running.agent(by_mail(server, mailbox))
+                task = await running.stage.submit()
+                await links(server, task)
+                running.running.kill("human-contact")
+                arrived = imap.arrive(reply_to(server.messages[0], "reject not at night"))
+                running.running.start("human-contact")
+                await running.port_is_open(2)
+                await until(lambda: _seen(arrived), "the reply is read", wait_s=80)
+                assert (await running.result(task)).content == "Rejected: not at night"
+                assert len(server.messages) == 1
+
+
+async def _seen(message: Stored) -> bool:
+    return message.seen
