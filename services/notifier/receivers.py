@@ -169,6 +169,8 @@ class Receivers:
                     headers=self._headers(hook.headers),
                     timeout_s=timeout_s,
                 )
+            case ContactChannelSpec() as spec if spec.api_key_from is not None or spec.channel_api_key_from is not None:
+                return self._humanlayer(channel.metadata.name, spec)
             case ContactChannelSpec(type="slack", slack=SlackOptions(channel_or_user_id=to, bot_token_from=token)) if (
                 token is not None
             ):
@@ -182,10 +184,13 @@ class Receivers:
                 sink = EmailSink(to=(email.address,), from_=smtp.sender, smtp=server)
                 return Email(self._postman, sink, login, subject=email.subject)
             case spec:
-                source = spec.channel_api_key_from or spec.api_key_from
-                if source is None:
-                    raise BadSink(f"ContactChannel {channel.metadata.name!r} names no API key")
-                return HumanLayer(self._trusted, self._humanlayer_url, spec, self._secrets.get(source.secret_key_ref))
+                return self._humanlayer(channel.metadata.name, spec)
+
+    def _humanlayer(self, name: str, spec: ContactChannelSpec) -> Sink:
+        source = spec.channel_api_key_from or spec.api_key_from
+        if source is None:
+            raise BadSink(f"ContactChannel {name!r} names no API key")
+        return HumanLayer(self._trusted, self._humanlayer_url, spec, self._secrets.get(source.secret_key_ref))
 
     def _keys(self, refs: tuple[SecretKeyRef, ...]) -> tuple[bytes, ...]:
         keys: list[bytes] = []

@@ -157,7 +157,8 @@ class Channels:
 
 def family_of(spec: ContactChannelSpec) -> str:
     """Who shows a channel's questions to people: the HumanLayer API where the manifest has its key, else ourselves."""
-    if spec.api_key_from is not None or spec.channel_api_key_from is not None:
+    keys = (spec.api_key_from, spec.channel_api_key_from)
+    if spec.type in ("slack", "email") and any(key is not None for key in keys):
         return "humanlayer"
     return spec.type
 

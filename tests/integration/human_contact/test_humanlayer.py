@@ -246,6 +246,17 @@ async def test_an_answer_just_before_the_time_is_over_counts(tmp_path: Path, mon
         assert (await approval(people, task)).by == "ada@example.com"
 
 
+async def test_a_channel_whose_question_was_passed_on_is_still_asked_for_its_answer(tmp_path: Path) -> None:
+    boss = ContactChannel(metadata=Metadata(name="boss"), spec=ContactChannelSpec(type="console"))
+    escalating = hl_channel(timeout_s=0.2, on_timeout="escalate", escalate_to=Ref(name="boss"))
+    async with by_api(tmp_path, escalating, boss) as (people, server):
+        task = await begin(people)
+        await people.stage.stored(task, task.interaction_step("r1", 1, 0, 1))
+        (kept,) = await server.asked("function_calls")
+        server.decide(kept, approved=True, user_info={"id": "U1"})
+        assert (await approval(people, task)).via == "humanlayer"
+
+
 async def test_an_api_that_fails_while_it_is_polled_decides_nothing(tmp_path: Path) -> None:
     async with by_api(tmp_path) as (people, server):
         task = await begin(people)

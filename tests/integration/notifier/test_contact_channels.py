@@ -78,8 +78,16 @@ async def test_t24_a_contact_channel_is_told_the_answer() -> None:
             ),
             None,
         ),
+        (
+            ContactChannelSpec(
+                type="slack",
+                api_key_from=secret("token", "hl"),
+                slack=SlackOptions(channel_or_user_id="C1234", bot_token_from=secret("bot", "slack")),
+            ),
+            {"slack": {"channel_or_user_id": "C1234"}},
+        ),
     ],
-    ids=["e-mail with a project's key", "a channel's own key says where"],
+    ids=["e-mail with a project's key", "a channel's own key says where", "a key of the API comes before a bot's"],
 )
 async def test_what_is_said_of_the_channel(spec: ContactChannelSpec, sent: object) -> None:
     async with raw_server() as server:
