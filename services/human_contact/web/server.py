@@ -24,9 +24,8 @@ logger = logging.getLogger(__name__)
 HEAD_BYTES_MAX = 16 * 1024
 """Of a request's line and header fields together."""
 HEAD_S = 10.0
-"""How long a new connection has for its first request's head."""
+"""How long a new connection has for its request's head."""
 BODY_S = 10.0
-KEEP_ALIVE_S = 5
 CONNECTIONS_MAX = 256
 STOP_S = 5.0
 
@@ -73,7 +72,6 @@ class WebServer:
             server_header=False,
             date_header=False,
             limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         )
         config.load()
@@ -115,7 +113,6 @@ class WebServer:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         peer = scope["client"][0] if scope["client"] else ""
-        closing: Mapping[str, str] = {}
         try:
             remote = self._gate.admit(peer, scope["path"], headers, len(scope["headers"]))
             body = await _body(headers, receive)
@@ -129,10 +126,9 @@ class WebServer:
             )
             reply = await self._gate.answer(received)
         except Unfit as unfit:
-            # What is left of the request is not read.
-            reply, closing = said(unfit.status, str(unfit)), {"Connection": "close"}
+            reply = said(unfit.status, str(unfit))
         with contextlib.suppress(OSError):
-            await _send(reply, closing, send)
+            await _send(reply, send)
 
 
 async def _body(headers: Mapping[str, str], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> bytes:
@@ -156,10 +152,10 @@ async def _body(headers: Mapping[str, str], receive: Callable[[], Awaitable[Muta
         raise Unfit(408, "The request took too long to arrive.") from error
 
 
-async def _send(
-    reply: Reply, more: Mapping[str, str], send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
-) -> None:
-    headers = {"Content-Type": reply.kind, "Content-Length": str(len(reply.body)), **HEADERS, **reply.headers, **more}
+async def _send(reply: Reply, send: Callable[[MutableMapping[str, Any]], Awaitable[None]]) -> None:
+    """Answer. A connection has one request: so each has its time limits, and what is left of it is not read."""
+    own = {"Content-Type": reply.kind, "Content-Length": str(len(reply.body)), "Connection": "close"}
+    headers = {**own, **HEADERS, **reply.headers}
     pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": pairs})
     await send({"type": "http.response.body", "body": reply.body})

@@ -58,6 +58,8 @@ async def test_a_request_reaches_the_handler_of_its_path() -> None:
         assert response.text == "POST /x/y 127.0.0.1 5\n"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "server" not in response.headers
+        twice = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * 2
+        assert (await raw(web, twice)).count(b"HTTP/1.1 ") == 1
         assert (await ask(web, "/z")).status_code == 404
         assert (await ask(web, "/")).status_code == 404
 
