@@ -85,7 +85,7 @@ class Desk:
     def __init__(self, bus: Bus, channels: Channels) -> None:
         self._bus = bus
         self._channels = channels
-        self._poller = Poller(FrontDoor(bus), channels)
+        self._poller = Poller(FrontDoor(bus), channels, bus.clock)
 
     async def ask(self, place: Place, command: AskPerson, seq: int) -> None:
         """Ask people about a call, unless that was done or nobody waits for it."""

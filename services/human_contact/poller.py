@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from schemas.interactions import InteractionStep
 from schemas.requests import Rejected
@@ -16,29 +19,56 @@ if TYPE_CHECKING:
     from schemas.interactions import AnswerInteraction
     from services.human_contact.channels.registry import Channels
     from services.human_contact.door import FrontDoor
+    from services.runtime.ports import Clock
 
 logger = logging.getLogger(__name__)
+
+POLLS_MAX = 32
+"""Looks at one channel at once; what is more waits for its next wake-up, so that other channels' are not held up."""
+QUIET_S = 10.0
+"""How long a channel in trouble is not asked."""
+
+
+class _Line(msgspec.Struct):
+    """What is known here of one channel."""
+
+    looking: int = 0
+    quiet_until: datetime = datetime.min.replace(tzinfo=UTC)
 
 
 class Poller:
     """Asks channels for answers. Whatever goes wrong decides nothing: they are asked again."""
 
-    def __init__(self, door: FrontDoor, channels: Channels) -> None:
+    def __init__(self, door: FrontDoor, channels: Channels, clock: Clock) -> None:
         self._door = door
         self._channels = channels
+        self._clock = clock
+        self._lines: dict[ChannelKey, _Line] = {}
 
     async def poll(self, questions: Sequence[Question], steps: Sequence[InteractionStep]) -> None:
         """Ask the channels of a question's steps, and hand in what the first has."""
         for question, step in zip(questions, steps, strict=True):
-            answer = await self._look(question, step)
+            key = ChannelKey(question.asked.namespace, step.channel)
+            line = self._lines.setdefault(key, _Line())
+            if line.looking >= POLLS_MAX or self._clock.now() < line.quiet_until:
+                continue
+            line.looking += 1
+            try:
+                answer = await self._look(line, key, question, step)
+            finally:
+                line.looking -= 1
             if answer is not None and await self._hand_in(question, answer):
                 return
 
-    async def _look(self, question: Question, step: InteractionStep) -> AnswerInteraction | None:
+    async def _look(
+        self, line: _Line, key: ChannelKey, question: Question, step: InteractionStep
+    ) -> AnswerInteraction | None:
         try:
-            channel = self._channels.get(ChannelKey(question.asked.namespace, step.channel))
+            channel = self._channels.get(key)
             return await channel.poll(question, step.place) if isinstance(channel, Pollable) else None
         except ChannelFailed as failed:
+            if failed.transient:
+                line.quiet_until = self._clock.now() + timedelta(seconds=max(QUIET_S, failed.after_s))
             self._log("%s was not asked about %s: %s", step.channel, question, failed)
             return None
 

@@ -21,6 +21,7 @@ from services.runtime.outbound import Answer, Call, Client, passes, retry_after
 from services.runtime.secrets import SecretMissing
 
 TIMEOUT_S = 15.0
+POLL_TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """An answer repeats what was asked."""
 
@@ -60,7 +61,7 @@ class HumanLayerChannel:
 
     async def poll(self, question: Question, place: str) -> AnswerInteraction | None:
         """The answer, if somebody has given one. Raises `ChannelFailed`."""
-        answer = await self._call("GET", f"{_family(question.asked)}/{place}")
+        answer = await self._call("GET", f"{_family(question.asked)}/{place}", timeout_s=POLL_TIMEOUT_S)
         if not 200 <= answer.status < 300:
             raise self._refused(answer)
         try:
@@ -88,12 +89,12 @@ class HumanLayerChannel:
         """Close connections."""
         await self._client.close()
 
-    async def _call(self, method: str, path: str, body: bytes = b"") -> Answer:
+    async def _call(self, method: str, path: str, body: bytes = b"", *, timeout_s: float = TIMEOUT_S) -> Answer:
         headers: dict[str, str] = {"Accept": "application/json"}
         if body:
             headers["Content-Type"] = "application/json"
         secret = {"Authorization": f"Bearer {self._key}"}
-        call = Call(method, f"{self._url}/{path}", body, headers, secret, TIMEOUT_S, ANSWER_BYTES_MAX)
+        call = Call(method, f"{self._url}/{path}", body, headers, secret, timeout_s, ANSWER_BYTES_MAX)
         return await send(self._client, call)
 
     def _refused(self, answer: Answer) -> ChannelFailed:
