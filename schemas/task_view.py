@@ -7,6 +7,7 @@ from typing import NamedTuple, assert_never
 from schemas.task import (
     AwaitingModel,
     AwaitingTools,
+    CallRef,
     Cancelled,
     Failed,
     FinalAnswer,
@@ -50,8 +51,10 @@ def describe_state(state: State) -> TaskView:
         case RetryingModel(error=error, attempt=attempt, not_before=due):
             detail = f"LLM request failed: {error}; attempt {attempt} at {due:%H:%M:%S} UTC"
             return TaskView("ReadyForLLM", False, "Error", detail, "LLMRequestFailed", error)
-        case AwaitingTools():
-            detail = "LLM response received, tool calls pending"
+        case AwaitingTools(calls=calls):
+            asked = [f"{call.tool} ({call.gate} via {call.channel})" for call in calls if _is_asked(call)]
+            people = f"; people are asked about {', '.join(asked)}" if asked else ""
+            detail = f"LLM response received, tool calls pending{people}"
             return TaskView("ToolCallsPending", True, "Ready", detail, "ToolCallsPending")
         case FinalAnswer():
             return TaskView("FinalAnswer", True, "Ready", "LLM final response received", "LLMFinalAnswer")
@@ -62,3 +65,8 @@ def describe_state(state: State) -> TaskView:
             return TaskView("Cancelled", False, "Error", detail, "Cancelled", detail)
         case _:
             assert_never(state)
+
+
+def _is_asked(call: CallRef) -> bool:
+    """Whether people were asked about a call and have not approved it, as far as the state knows."""
+    return call.gate is not None and not call.approved_seq

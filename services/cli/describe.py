@@ -215,7 +215,7 @@ def _toolcall(call: ToolCallView, now: datetime) -> list[str]:
 
 
 def _fields(*pairs: tuple[str, str]) -> list[str]:
-    return [f"{f'{label}:'.ljust(LABEL_WIDTH)}{one_line(value)}" for label, value in pairs if value]
+    return [f"{f'{label}: '.ljust(LABEL_WIDTH)}{one_line(value)}" for label, value in pairs if value]
 
 
 def _indented(text: str) -> list[str]:
