@@ -16,6 +16,17 @@ from tests.support.provider_wire import Call, chat_stream
 from tests.support.stack import REPOSITORY, Stack, stack
 
 SERVICES = ("planner", "llm-gateway", "tool-executor", "human-contact", "notifier")
+SCRIPTED = """\
+apiVersion: holdfast.dev/v1
+kind: LLM
+metadata: {name: gpt-4o}
+spec:
+  provider: scripted
+  scripted:
+    transcript:
+      - calls: [{tool: guarded-clock__get_current_time, arguments: {timezone: Asia/Tokyo}}]
+      - text: "It said: {results}"
+"""
 MANIFESTS = REPOSITORY / "examples" / "acp-people.yaml"
 MODEL = """\
 apiVersion: acp.humanlayer.dev/v1alpha1
@@ -77,6 +88,14 @@ def write_secrets(directory: Path) -> None:
         (directory / "secrets" / name / key).write_text(value)
 
 
+def environ_of(people: HumanLayerServer) -> dict[str, str]:
+    return {
+        "HOLDFAST_HUMANLAYER_URL": people.url,
+        "HOLDFAST_PEOPLE_HTTP_PORT": "-1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
 async def play(running: Stack, provider: ProviderServer, people: HumanLayerServer) -> None:
     provider.choose = think
     provider.keys = {"sk-test"}
@@ -113,14 +132,31 @@ async def play(running: Stack, provider: ProviderServer, people: HumanLayerServe
     assert "researcher" in described
 
 
+async def test_a_kill_while_the_api_takes_a_question_asks_nobody_twice(tmp_path: Path) -> None:
+    write_secrets(tmp_path)
+    async with (
+        humanlayer_server() as people,
+        stack(tmp_path, services=SERVICES[:4], environ=environ_of(people)) as running,
+    ):
+        people.answers.clear()
+        manifests = MANIFESTS.read_text(encoding="utf-8").rpartition("---")[0]
+        await holdfast(running, "apply", "-f", "-", "--wait", given=f"{SCRIPTED}---\n{manifests}")
+        await holdfast(running, "submit", "-a", "researcher", "What time is it?", "--name", "asked")
+        (approval,) = await people.asked("function_calls")
+        running.kill("human-contact")
+        people.answers.set()
+        running.start("human-contact")
+        people.decide(approval, approved=True)
+        await running.stage.until_state(running.stage.task("asked"), FinalAnswer, wait_s=WAIT_S)
+        assert (approval.posted, len(people.kept)) == (1, 1)
+
+
 async def test_the_predecessors_manifests_reach_people_and_other_agents(tmp_path: Path) -> None:
     write_secrets(tmp_path)
-    async with provider_server() as provider, humanlayer_server() as people:
-        environ = {
-            "HOLDFAST_HUMANLAYER_URL": people.url,
-            "HOLDFAST_PEOPLE_HTTP_PORT": "-1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        async with stack(tmp_path, services=SERVICES, environ=environ) as running:
-            await play(running, provider, people)
-            assert people.refusals == []
+    async with (
+        provider_server() as provider,
+        humanlayer_server() as people,
+        stack(tmp_path, services=SERVICES, environ=environ_of(people)) as running,
+    ):
+        await play(running, provider, people)
+        assert people.refusals == []

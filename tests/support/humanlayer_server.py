@@ -66,6 +66,9 @@ class HumanLayerServer:
         """What the next requests to ask somebody fail with."""
         self.lost = 0
         """How many of the next requests are taken and never answered."""
+        self.answers = asyncio.Event()
+        """Cleared: what is posted is taken, and waits for its answer."""
+        self.answers.set()
         self.says_409 = True
         """Whether an id that it has is refused."""
 
@@ -102,6 +105,8 @@ class HumanLayerServer:
         if asked.method == "POST" and status < 300 and self.lost:
             self.lost -= 1
             return
+        if asked.method == "POST":
+            await self.answers.wait()
         writer.write(response(json.dumps(body).encode(), status=f"{status} X", kind="application/json"))
         with contextlib.suppress(OSError):
             await writer.drain()
