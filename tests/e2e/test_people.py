@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from schemas.events import ToolFinished
-from schemas.interactions import InteractionAnswered
+from schemas.interactions import InteractionAnswered, InteractionStep
 from schemas.resources import (
     LLM,
     Agent,
@@ -85,6 +85,15 @@ class Crew:
         entry = await self.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0))
         return decode(entry.data, InteractionAnswered) if entry is not None else None
 
+    async def recorded(self, task: TaskSubjects) -> None:
+        """Wait until it is recorded that the channel has the question: from then on nobody is asked again."""
+
+        async def there() -> bool:
+            entry = await self.stage.bus.log(task.partition).get(task.interaction_step("r1", 1, 0, 0))
+            return entry is not None and decode(entry.data, InteractionStep).delivered
+
+        await until(there, "the question is recorded as delivered", wait_s=10)
+
     async def port_is_open(self, times: int = 1) -> None:
         """Wait until human-contact has opened its port that often."""
 
@@ -138,6 +147,7 @@ async def test_a_kill_while_people_think_asks_nobody_again_and_a_double_click_co
         task = await running.stage.submit()
         await until(lambda: _has(slack.messages), "a message in Slack", wait_s=30)
         (message,) = slack.messages
+        await running.recorded(task)
         running.running.kill("human-contact")
         running.running.start("human-contact")
         await running.port_is_open(2)
@@ -206,6 +216,7 @@ async def test_a_reply_that_comes_while_nobody_looks_is_found_later_and_rejects(
                 await running.agent(by_mail(server, mailbox))
                 task = await running.stage.submit()
                 await links(server, task)
+                await running.recorded(task)
                 running.running.kill("human-contact")
                 arrived = imap.arrive(reply_to(server.messages[0], "reject not at night"))
                 running.running.start("human-contact")
