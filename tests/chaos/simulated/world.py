@@ -324,10 +324,10 @@ class World:
                 continue
             after_s = self.scenario.answers_s * rng.random()
             accepts = rng.random() < 0.7
-            self.after(after_s, partial(self._spawn_later, self._answer(asked, name, accepts=accepts)))
+            self.after(after_s, partial(self._begin_answer, asked, name, accepts=accepts))
 
-    def _spawn_later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._answers.add(self._spawn(coroutine))
+    def _begin_answer(self, asked: InteractionRequested, by: str, *, accepts: bool) -> None:
+        self._answers.add(self._spawn(self._answer(asked, by, accepts=accepts)))
 
     def _gives_up(self, asked: InteractionRequested) -> bool:
         """Whether the question comes to an end by itself."""
