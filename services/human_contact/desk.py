@@ -52,7 +52,7 @@ AGAIN_MIN_S = 2.0
 AGAIN_MAX_S = 300.0
 """How soon a channel is tried again that could not be reached: later each time."""
 CLOSE_TRIES = 6
-"""How often channels are told that a question is over, before they are left with it; in all, some 30 seconds."""
+"""How often channels are told that a question is over, before they are left with it; in all, some 15 seconds."""
 
 
 class Place(msgspec.Struct, frozen=True):
