@@ -82,8 +82,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A file whose first line signs the links that people are sent; further lines are keys that were used before."""
     people_proxies: str = ""
     """Addresses and networks, separated by commas, whose word on whom they speak for (`X-Forwarded-For`) counts."""
-    slack_api_url: str = "https://slack.com/api"
-    """Slack's Web API, or a gateway to it."""
     http_host: str = "127.0.0.1"
     http_port: int = 0
     """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""

@@ -136,7 +136,7 @@ async def links(server: MailServer, task: TaskSubjects) -> dict[str, str]:
 
 
 async def test_a_kill_while_people_think_asks_nobody_again_and_a_double_click_counts_once(tmp_path: Path) -> None:
-    async with slack_server() as (slack, api), crew(tmp_path, HOLDFAST_SLACK_API_URL=api) as running:
+    async with slack_server() as (slack, api), crew(tmp_path, HOLDFAST_SLACK_URL=api) as running:
         slack.url = running.url
         options = SlackOptions(
             channel_or_user_id=CHANNEL,

@@ -33,7 +33,7 @@ class SlackChannel:
             raise ChannelFailed("slackConfig is required for slack channel type", transient=False)
         self.key = setup.key
         self.signing_secret = setup.secret(options.signing_secret_from, "slack.signingSecretFrom")
-        self._api = SlackApi(setup.settings.slack_api_url, setup.secret(options.bot_token_from, "slack.botTokenFrom"))
+        self._api = SlackApi(setup.settings.slack_url, setup.secret(options.bot_token_from, "slack.botTokenFrom"))
         self._to = options.channel_or_user_id
         self._bot_user = ""
 

@@ -36,7 +36,7 @@ def slack_channel(name: str = "oncall", to: str = CHANNEL, **fields: Any) -> Con
 
 @asynccontextmanager
 async def in_slack(directory: Path, *more: ContactChannel, **fields: Any) -> AsyncGenerator[tuple[Answering, Slack]]:
-    async with slack_server() as (slack, api), answering(directory, slack_api_url=api) as people:
+    async with slack_server() as (slack, api), answering(directory, slack_url=api) as people:
         slack.url = people.url
         await people.agent(slack_channel(**fields), *more, human_contact_channels=(Ref(name="oncall"),))
         yield people, slack
@@ -306,7 +306,7 @@ async def test_slack_that_is_busy_is_asked_again(
     tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(desk, "AGAIN_MIN_S", 0.1)
-    async with slack_server() as (slack, api), answering(tmp_path, slack_api_url=api) as people:
+    async with slack_server() as (slack, api), answering(tmp_path, slack_url=api) as people:
         slack.url = people.url
         slack.answers["chat.postMessage"] = [answer]
         await people.agent(slack_channel())
@@ -315,7 +315,7 @@ async def test_slack_that_is_busy_is_asked_again(
 
 
 async def test_slack_that_refuses_ends_the_call_with_its_word(tmp_path: Path) -> None:
-    async with slack_server() as (slack, api), answering(tmp_path, slack_api_url=api) as people:
+    async with slack_server() as (slack, api), answering(tmp_path, slack_url=api) as people:
         slack.url = people.url
         await people.agent(slack_channel(to="C9999"))
         task = await begin(people)
@@ -323,7 +323,7 @@ async def test_slack_that_refuses_ends_the_call_with_its_word(tmp_path: Path) ->
 
 
 async def test_a_bot_whose_token_is_wrong_is_not_ready(tmp_path: Path) -> None:
-    async with slack_server() as (slack, api), answering(tmp_path, slack_api_url=api) as people:
+    async with slack_server() as (slack, api), answering(tmp_path, slack_url=api) as people:
         slack.answers["auth.test"] = [said(ok=False, error="invalid_auth")]
         await people.stage.apply(slack_channel())
 
