@@ -1,6 +1,7 @@
 """Measure, print the table, write `build/bench.json`: `make bench`, or `make bench ARGS=--smoke` for a quick look.
 
-`make bench ARGS=flow` measures flow control, and writes `build/bench-flow.json`.
+`make bench ARGS=flow` measures flow control, and `make bench ARGS=people` tasks that wait for people; they write
+`build/bench-flow.json` and `build/bench-people.json`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import msgspec
 import uvloop
 
-from tests.bench import flow
-from tests.bench.report import table, write
+from tests.bench import flow, people
+from tests.bench.report import REQUIRED, table, write
 from tests.bench.suite import FULL, SMOKE, measure
 
 BUILD = Path(__file__).parents[2] / "build"
-OUTPUTS = {"core": BUILD / "bench.json", "flow": BUILD / "bench-flow.json"}
+OUTPUTS = {"core": BUILD / "bench.json", "flow": BUILD / "bench-flow.json", "people": BUILD / "bench-people.json"}
 
 
 def main() -> int:
@@ -35,15 +35,18 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.data_dir) as directory,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        if options.what == "flow":
-            measured = runner.run(flow.measure_flow(Path(directory), flow.SMOKE if options.smoke else flow.FULL))
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2) + b"\n")
-            shown = flow.flow_table(measured)
-        else:
-            found = runner.run(measure(Path(directory), SMOKE if options.smoke else FULL))
-            write(found, output)
-            shown = table(found)
+        match options.what:
+            case "flow":
+                found = runner.run(flow.measure_flow(Path(directory), flow.SMOKE if options.smoke else flow.FULL))
+                shown = flow.flow_table(found)
+            case "people":
+                budget = people.SMOKE if options.smoke else people.FULL
+                found = runner.run(people.measure_people(Path(directory), budget))
+                shown = people.people_table(found)
+            case _:
+                found = runner.run(measure(Path(directory), SMOKE if options.smoke else FULL))
+                shown = table(found)
+        write(found, output, REQUIRED if options.what == "core" else ())
     sys.stdout.write(f"{shown}\n\nwritten to {output}\n")
     return 0
 

@@ -14,7 +14,7 @@ from schemas.resources import LLMLimits
 from tests.bench.flow_real import real
 from tests.bench.flow_sim import PROVIDERS, Outcome, Simulation, Source, bursts, poisson
 from tests.bench.machine import machine, revision
-from tests.bench.report import Row
+from tests.bench.report import Row, columns
 from tests.bench.suite import quantile
 
 Results = dict[str, Any]
@@ -140,9 +140,7 @@ def flow_rows(found: Results) -> list[Row]:
 
 def flow_table(found: Results) -> str:
     """The rows in columns."""
-    lines = flow_rows(found)
-    width = max(len(row.what) for row in lines)
-    return "\n".join(f"{row.what:<{width}}  {row.value:>9.4g} {row.unit:<3} {row.goal}".rstrip() for row in lines)
+    return columns(flow_rows(found))
 
 
 def _ratio(one: float, other: float) -> float:

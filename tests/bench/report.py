@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,21 +86,24 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
 
 def table(found: Mapping[str, Any]) -> str:
     """The rows in columns, and where they come from."""
-    lines = rows(found)
-    width = max(len(row.what) for row in lines)
-    body = [f"{row.what:<{width}}  {row.value:>9.4g} {row.unit:<3} {row.goal}".rstrip() for row in lines]
     host = found["machine"]
     head = (
         f"{host['cpus']} processors, {host['memory_gb']} GB, Python {host['python']}, load {host['load_before']}"
         f" before and {host['load_after']} after,"
         f" fsync {host['fsync_ms_p50']} ms; sync {found['sync']}, commit form {found['commit']}"
     )
-    return "\n".join((head, "", *body))
+    return f"{head}\n\n{columns(rows(found))}"
 
 
-def write(found: Mapping[str, Any], path: Path) -> None:
+def columns(lines: Sequence[Row]) -> str:
+    """Rows in columns."""
+    width = max(len(row.what) for row in lines)
+    return "\n".join(f"{row.what:<{width}}  {row.value:>9.4g} {row.unit:<3} {row.goal}".rstrip() for row in lines)
+
+
+def write(found: Mapping[str, Any], path: Path, required: Sequence[str] = ()) -> None:
     """The JSON file; raises `KeyError` if something that must be said is missing."""
-    missing = [name for name in REQUIRED if name not in found]
+    missing = [name for name in required if name not in found]
     if missing:
         raise KeyError(f"the report lacks {', '.join(missing)}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench import people
 from tests.bench.report import REQUIRED, table, write
 from tests.bench.suite import SMOKE, measure
 from tests.bench.system import SERVICES
@@ -13,7 +14,7 @@ from tests.bench.system import SERVICES
 
 async def test_the_benchmark_measures_everything_and_its_counts_hold(tmp_path: Path) -> None:
     found = await measure(tmp_path, SMOKE)
-    write(found, tmp_path / "bench.json")
+    write(found, tmp_path / "bench.json", REQUIRED)
 
     report = msgspec.json.decode((tmp_path / "bench.json").read_bytes())
     assert set(REQUIRED) <= report.keys()
@@ -27,3 +28,11 @@ async def test_the_benchmark_measures_everything_and_its_counts_hold(tmp_path: P
     assert all(times["samples"] > 0 for times in report["recovery_s_by_service"].values())
     assert report["sync"] == "always"
     assert "stored messages a turn" in table(found)
+
+
+async def test_the_benchmark_of_people_measures_everything(tmp_path: Path) -> None:
+    found = await people.measure_people(tmp_path, people.SMOKE)
+    write(found, tmp_path / "bench.json")
+    assert found["answers"] == people.SMOKE.answers
+    assert found["consumers_added"] == 0
+    assert "answer to next model call" in people.people_table(found)
