@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,11 +18,12 @@ from tests.chaos.live import record
 from tests.chaos.live.checker import TERMINAL, check
 from tests.chaos.live.record import Kill, Record, Stored, Witness
 from tests.chaos.live.rows import Row, Step
-from tests.chaos.live.workload import Workload
+from tests.chaos.live.workload import NAMESPACE, Workload
 from tests.support.live_fleet import SERVICES, Fleet, fleet, until
 
 END_S = 40.0
 SETTLE_S = 8.0
+QUESTIONS = f"hf.0.{NAMESPACE}.int."
 LOST_STOP_S = 15.0
 """A signal to stop that dies with the server is not said again: its call goes on until the executor looks."""
 
@@ -39,12 +40,12 @@ class Hit(NamedTuple):
 class Arena:
     """One server, its services, and what they work on."""
 
-    def __init__(self, running: Fleet, client: Client, witness: Witness) -> None:
+    def __init__(self, running: Fleet, client: Client, witness: Witness, workload: type[Workload] = Workload) -> None:
         self.fleet = running
         self.client = client
         self.witness = witness
         self.effects = running.directory / "effects"
-        self.workload = Workload(client, witness, self.effects)
+        self.workload = workload(client, witness, self.effects)
 
     # --- planned kills ---
 
@@ -113,7 +114,9 @@ class Arena:
             Record(
                 accepted=dict(self.workload.accepted),
                 messages=await record.read(self.client, record.TASK_STREAM),
-                states=[message for message in self.witness.messages if message.subject.startswith("$KV.")],
+                states=[
+                    message for message in self.witness.messages if message.subject.startswith(("$KV.", QUESTIONS))
+                ],
                 effects=record.effects_in(self.effects),
                 kills=[Kill(death.service, death.at) for death in self.fleet.deaths],
                 letters=await record.read(self.client, "HOLDFAST_DEAD_LETTERS"),
@@ -145,17 +148,25 @@ class Arena:
 
 
 @asynccontextmanager
-async def arena(directory: Path, *, commit: str, replicas: int = 2) -> AsyncGenerator[Arena]:
+async def arena(
+    directory: Path,
+    *,
+    commit: str,
+    replicas: int = 2,
+    services: Sequence[str] = SERVICES,
+    workload: type[Workload] = Workload,
+) -> AsyncGenerator[Arena]:
     """Services that take tasks, `replicas` of each."""
-    async with fleet(directory, commit=commit) as running:
+    async with fleet(directory, commit=commit, environ={"HOLDFAST_PEOPLE_HTTP_PORT": "-1"}) as running:
         client = await record.connect(running.server.url)
         witness = Witness(client)
         watching: asyncio.Task[None] | None = None
         try:
             await running.start("planner")
             watching = spawn(witness.run(), name="witness")
-            await running.start("llm-gateway", "tool-executor", *(SERVICES * (replicas - 1)))
-            place = Arena(running, client, witness)
+            others = (name for name in services if name != "planner")
+            await running.start(*others, *(tuple(services) * (replicas - 1)))
+            place = Arena(running, client, witness, workload)
             await place.workload.prepare()
             yield place
         finally:
@@ -180,6 +191,10 @@ def _continues(service: str, handled: list[str], stored: list[str]) -> bool:
             return (task, request, n) == (other, request2, n2)
         case "llm-gateway", [*_, task, turn, _], ["hf", _, _, "evt", other, "llm", turn2, _]:
             return (task, turn) == (other, turn2)
+        case "human-contact", ["hf", _, _, "cmd", "ask", task, *_], ["hf", _, _, "int", other, *_]:
+            return task == other
+        case "human-contact", ["hf", _, _, "int", task, *_], ["hf", _, _, "evt", other, *_]:
+            return task == other
         case "planner", ["hf", _, _, "evt", task, *_], ["$KV", _, _, other]:
             return task == other
         case "planner", ["hf", _, _, "evt", task, *_], ["hf", _, _, "cmd", _, other, *_]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+from tests.chaos.live.checker_people import allowed_outcomes, expected_ends, family, people
 from tests.chaos.live.record import Json, Record, Stored
 
 ONCE = frozenset({"charge", "slow_charge", "endless"})
@@ -22,6 +23,7 @@ TERMINAL = {
     "task.failed.v1": "Failed",
     "task.cancelled.v1": "Cancelled",
 }
+FOR_GOOD = {*TERMINAL, "interaction.requested.v1", "interaction.answered.v1"}
 PREFIX = "effects__"
 NOT_CALLED = "could not be called"
 CLOCKS = timedelta(milliseconds=5)
@@ -48,6 +50,7 @@ class Task:
         """By what follows the task's name: `llm.1.1`, `tool.r1.2`."""
         self.events: dict[str, Stored] = {}
         self.ledger: dict[str, Stored] = {}
+        self.interactions: dict[str, Stored] = {}
 
     @property
     def phase(self) -> str:
@@ -85,7 +88,7 @@ def check(record: Record) -> list[str]:
     """What is wrong; empty if all is well."""
     tasks = _tasks(record.messages)
     wrong: list[str] = []
-    for name, phase in record.accepted.items():
+    for name, phase in expected_ends(record.accepted, tasks).items():
         task = tasks.get(name)
         if task is None:
             wrong.append(f"{name}: lost, nothing is stored about it")
@@ -95,9 +98,11 @@ def check(record: Record) -> list[str]:
             for checked in (_ended(task, phase), _commands(task), _results(task), _window(task), _order(task))
             for what in checked
         )
+        wrong += (f"{name}: {what}" for what in people(task, record.effects))
         wrong += (f"{name}: {what}" for what in _outcomes(task, record))
     wrong += _once_terminal(record)
     wrong += _effects(tasks, record)
+    wrong += family(tasks)
     wrong += (f"dead letter or failed attempt: {letter.subject}: {letter.body}" for letter in record.letters)
     wrong += (f"{count} messages of consumer {name} are not settled" for name, count in record.unsettled.items())
     wrong += record.surprises
@@ -120,6 +125,8 @@ def _tasks(messages: Sequence[Stored]) -> dict[str, Task]:
                 of(name).events[".".join(rest)] = message
             case ["hf", _, _, "msg", name, _]:
                 of(name).context = message
+            case ["hf", _, _, "int", name, *rest]:
+                of(name).interactions[".".join(rest)] = message
             case ["hf", _, _, "led", name, *rest]:
                 of(name).ledger[".".join(rest)] = message
             case _:
@@ -150,9 +157,13 @@ def _ended(task: Task, phase: str) -> Iterator[str]:
 def _commands(task: Task) -> Iterator[str]:
     """Every command was answered, and nobody answered what was not asked."""
     for name in task.commands:
+        if name.startswith("ask."):
+            continue  # what people decide is judged with them
         if name not in task.events and not (name.startswith("llm.") and task.phase != "FinalAnswer"):
             yield f"command {name} has no outcome"
-    for name in task.events:
+    for name, event in task.events.items():
+        if name.startswith("tool.") and (name.replace("tool.", "ask.", 1) in task.commands or event.body.get("child")):
+            continue
         if name.startswith(("llm.", "tool.")) and name not in task.commands and task.phase == "FinalAnswer":
             yield f"outcome {name} has no command"
 
@@ -215,7 +226,10 @@ def _outcomes(task: Task, record: Record) -> Iterator[str]:
         if result is None:
             continue
         outcome = result.body["outcome"]
-        if call.tool not in WORKING:
+        decided = allowed_outcomes(task, call)
+        if decided is not None:
+            allowed = decided
+        elif call.tool not in WORKING:
             allowed = {"failed"}
         elif task.phase == "FinalAnswer":
             allowed = {"succeeded"}
@@ -238,13 +252,13 @@ def _killed(record: Record, command: Stored, result: Stored) -> bool:
 
 
 def _once_terminal(record: Record) -> Iterator[str]:
-    """A task that has ended never changes."""
+    """A task that has ended never changes; nor do a question and its answer."""
     ended: dict[str, Stored] = {}
     for state in record.states:
         before = ended.get(state.subject)
         if before is not None and state.seq != before.seq:
             yield f"{state.subject} changed at {state.seq} after it had ended at {before.seq}"
-        if state.body["type"] in TERMINAL:
+        if state.body["type"] in FOR_GOOD:
             ended[state.subject] = state
 
 

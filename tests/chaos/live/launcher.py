@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, TypeVar
 from unittest import mock
 
+from services.human_contact import main as human_contact
 from services.llm_gateway import main as llm_gateway
 from services.llm_gateway.providers import scripted
 from services.notifier import main as notifier
@@ -53,6 +54,7 @@ BUILDS: Mapping[str, Build] = {
     "llm-gateway": llm_gateway.build,
     "tool-executor": tool_executor.build,
     "notifier": notifier.build,
+    "human-contact": human_contact.build,
 }
 YIELDS = 5
 """Turns of the event loop after which a request has been written and its answer has not come."""

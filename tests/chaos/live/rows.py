@@ -54,10 +54,15 @@ _STORED = {
     ("cmd", "llm"): "ensure-model-command",
     ("cmd", "tool"): "ensure-tool-command",
     ("cmd", "notify"): "ensure-notify-command",
+    ("cmd", "ask"): "ensure-ask-command",
     ("evt", "submitted"): "record-submission",
     ("evt", "llm"): "record-model-outcome",
     ("evt", "tool"): "record-tool-result",
     ("evt", "cancel"): "record-cancellation",
+    ("evt", "approval"): "record-approval",
+    ("int", "asked"): "record-question",
+    ("int", "answered"): "record-answer",
+    ("int", "step"): "write-delivery",
 }
 
 
@@ -88,6 +93,8 @@ def message_step(subject: str, data: bytes, *, batch: bool = False) -> str:
             }[what]
         case ["hf", _, _, ("msg" | "led" | "ntf") as what, *_]:
             return {"msg": "record-context", "led": "write-ledger", "ntf": "write-notification"}[what]
+        case ["hf", _, _, "int", _, _, _, _, what, *_]:
+            return _STORED.get(("int", what), "")
         case ["hf", _, _, "evt", _, what, *_]:
             return _STORED.get(("evt", what), "")
         case ["hf", _, _, "cmd", what, *_]:
@@ -117,18 +124,26 @@ def handling_of(subject: str, data: bytes) -> str:
             return f"{verb}-request"
         case ["hf", "timer", "notify", *_]:
             return "notification"
+        case ["hf", "timer", "people", *_]:
+            return "people-timer"
         case ["hf", "timer", *_, timer]:
             return f"{timer.partition('-')[0]}-timer"
         case ["hf", _, _, "cmd", "llm", *_]:
             return "model-command"
         case ["hf", _, _, "cmd", "notify", *_]:
             return "notify-command"
+        case ["hf", _, _, "cmd", "ask", *_, last]:
+            return "withdraw-command" if last == "withdraw" else "ask-command"
+        case ["hf", _, _, "int", *_, "answered"]:
+            return "answer"
         case ["hf", _, _, "cmd", "tool", *_]:
             return f"tool-command-{json.loads(data)['tool']}"
         case ["hf", _, _, "evt", _, "llm", *_]:
             return _model_event(json.loads(data))
         case ["hf", _, _, "evt", _, "tool", *_]:
             return "tool-result"
+        case ["hf", _, _, "evt", _, "approval", *_]:
+            return "approval"
         case ["hf", _, _, "evt", _, what]:
             return what
         case _:

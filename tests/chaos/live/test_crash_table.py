@@ -4,6 +4,8 @@
     make chaos ROW=...         one of them, as it is printed
     pytest tests/chaos/live    a spread of them; ROWS=30 for more
 
+There are two tables: of tasks that models and tools work on, and of tasks that wait for people and for other agents.
+
 The rows are found first, by watching every scenario run without a kill. Each row then has two replicas of every
 service: the one that comes to the step dies, the other has to go on, and the record is judged.
 """
@@ -21,11 +23,14 @@ from typing import NamedTuple
 
 from services.runtime.tasks import spawn
 from tests.chaos.live.arena import LOST_STOP_S, SETTLE_S, Arena, Hit, arena, recovered
+from tests.chaos.live.crew import CREW, CREW_SERVICES, CrewWorkload
 from tests.chaos.live.rows import BACKGROUND, Commit, Row, Step, Victim, When
-from tests.chaos.live.workload import SCENARIOS
-from tests.support.live_fleet import until
+from tests.chaos.live.workload import SCENARIOS, Workload
+from tests.support.live_fleet import SERVICES, until
 
 ROWS_IN_CI = 18
+CREW_ROWS_IN_CI = 6
+CREW_TABLE = ("planner", "human-contact")
 TRIES = 5
 """A step that depends on which replica comes first may need more than one task until somebody takes it."""
 HIT_S = 30.0
@@ -68,14 +73,25 @@ Choose = Callable[[Arena, Commit], Awaitable[list[Row]]]
 
 async def find_steps(place: Arena) -> list[tuple[str, Step]]:
     """All steps of all services, each with a scenario that shows it."""
-    await asyncio.gather(*(place.workload.run(scenario, f"found-{name}") for name, scenario in SCENARIOS.items()))
+    scenarios = place.workload.scenarios
+    await asyncio.gather(*(place.workload.run(scenario, f"found-{name}") for name, scenario in scenarios.items()))
     stuck = await place.until_ended(place.workload.accepted)
     assert not stuck, stuck
     await asyncio.sleep(QUIET_S)
     found: dict[Step, str] = {}
     for step, subject in place.steps():
-        found.setdefault(step, _shown_by(step, subject))
+        shown_by = _shown_by_crew if scenarios is CREW else _shown_by
+        found.setdefault(step, shown_by(step, subject))
     return sorted((scenario, step) for step, scenario in found.items() if scenario)
+
+
+def _shown_by_crew(step: Step, subject: str) -> str:
+    """Of human-contact and the planner, as the other services do nothing else than for other tasks."""
+    if step.service not in CREW_TABLE or step.handling == BACKGROUND:
+        return ""
+    if subject.startswith("hf.tasks."):
+        return {"answer-request": "asked", "cancel-request": "left"}.get(step.handling, "")
+    return next((name for name in CREW if f".found-{name}" in subject), "")
 
 
 def _shown_by(step: Step, subject: str) -> str:
@@ -122,17 +138,18 @@ async def run_row(place: Arena, row: Row, name: str, known: set[str]) -> Outcome
     for attempt in range(TRIES):
         task = f"{name}-{attempt}"
         place.plan(row)
-        job = spawn(place.workload.run(SCENARIOS[row.scenario], task), name=task)
+        scenario = place.workload.scenarios[row.scenario]
+        job = spawn(place.workload.run(scenario, task), name=task)
         hit = await _strike(place, task)
         if hit is None:
             await job
-            await place.workload.clear_away(SCENARIOS[row.scenario], task)
+            await place.workload.clear_away(scenario, task)
             continue
         await _replace(place, row, hit)
         await job
         stuck = await place.until_ended([task])
-        await place.workload.clear_away(SCENARIOS[row.scenario], task)
-        lost_stop = row.victim == "server" and SCENARIOS[row.scenario].ends_as != "FinalAnswer"
+        await place.workload.clear_away(scenario, task)
+        lost_stop = row.victim == "server" and scenario.ends_as != "FinalAnswer"
         judged = await place.judge(LOST_STOP_S if lost_stop else SETTLE_S)
         wrong = [what for what in stuck + judged if what not in known]
         known.update(wrong)
@@ -174,8 +191,12 @@ async def _replace(place: Arena, row: Row, hit: Hit) -> None:
 class Lanes:
     """Services of their own for every lane, and one list of rows from which all take."""
 
-    def __init__(self, commit: Commit) -> None:
+    def __init__(
+        self, commit: Commit, *, services: Sequence[str] = SERVICES, workload: type[Workload] = Workload
+    ) -> None:
         self.commit: Commit = commit
+        self._services = services
+        self._workload = workload
         self.outcomes: list[Outcome] = []
         self._rows: deque[Row] = deque()
         self._found = asyncio.Event()
@@ -190,7 +211,7 @@ class Lanes:
 
     async def _lane(self, directory: Path, choose: Choose | None) -> None:
         known: set[str] = set()
-        async with arena(directory, commit=self.commit) as place:
+        async with arena(directory, commit=self.commit, services=self._services, workload=self._workload) as place:
             if choose is not None:
                 self._rows.extend(await choose(place, self.commit))
                 self._found.set()
@@ -213,7 +234,7 @@ def _say(outcome: Outcome) -> None:
 
 async def _named(place: Arena, commit: Commit) -> list[Row]:
     row = Row.parse(os.environ["ROW"])
-    return [row] if row.commit == commit else []
+    return [row] if row.commit == commit and row.scenario in place.workload.scenarios else []
 
 
 async def _found(place: Arena, commit: Commit) -> list[Row]:
@@ -221,9 +242,12 @@ async def _found(place: Arena, commit: Commit) -> list[Row]:
     wrong = await place.judge()
     assert not wrong, wrong
     rows = rows_of(steps, commit)
-    wanted = os.environ.get("ROWS") or str(ROWS_IN_CI)
+    crew = place.workload.scenarios is CREW
+    wanted = os.environ.get("ROWS") or str(CREW_ROWS_IN_CI if crew else ROWS_IN_CI)
     if wanted == "all":
         rows = [row for first in range(STRIDE) for row in rows[first::STRIDE]]
+    elif crew:
+        rows = spread(rows, int(wanted))
     else:
         share = int(wanted) // 4 if commit == "batch" else int(wanted) - int(wanted) // 4
         rows = spread(rows, share)
@@ -232,12 +256,23 @@ async def _found(place: Arena, commit: Commit) -> list[Row]:
 
 
 async def test_no_kill_at_any_step_loses_or_repeats_anything(tmp_path: Path) -> None:
-    one, other = Lanes("two-step"), Lanes("batch")
+    await _run(tmp_path, Lanes("two-step"), Lanes("batch"))
+
+
+async def test_no_kill_while_people_or_other_agents_are_waited_for_loses_or_repeats_anything(tmp_path: Path) -> None:
+    tables = [Lanes("two-step", services=CREW_SERVICES, workload=CrewWorkload)]
+    if os.environ.get("ROW") or os.environ.get("ROWS") == "all":
+        tables.append(Lanes("batch", services=CREW_SERVICES, workload=CrewWorkload))
+    await _run(tmp_path, *tables)
+
+
+async def _run(directory: Path, *tables: Lanes) -> None:
     choose, lanes = (_named, 1) if os.environ.get("ROW") else (_found, int(os.environ.get("LANES") or LANES))
     async with asyncio.TaskGroup() as group:
-        group.create_task(one.run(tmp_path, choose, lanes))
-        group.create_task(other.run(tmp_path, choose, max(lanes // 2, 1)))
-    outcomes = one.outcomes + other.outcomes
+        for table in tables:
+            shared = lanes if table.commit == "two-step" else max(lanes // 2, 1)
+            group.create_task(table.run(directory, choose, shared))
+    outcomes = [outcome for table in tables for outcome in table.outcomes]
     _summarise(outcomes)
     wrong = [f"make chaos ROW={outcome.row}\n    {what}" for outcome in outcomes for what in outcome.wrong]
     assert not wrong, "\n".join(wrong)

@@ -40,14 +40,16 @@ class Scenario(NamedTuple):
     """Somebody cancels it while its tool runs."""
 
 
-def _calls(scenario: str, turn: int, *tools: str) -> Json:
-    calls = [
+def calls(scenario: str, turn: int, *tools: str) -> Json:
+    """In a turn, the model calls tools."""
+    wanted = [
         {"tool": f"effects__{tool}", "arguments": {"key": f"{{user}} {turn}.{n}"}} for n, tool in enumerate(tools, 1)
     ]
-    return {"userContains": f"{scenario}:", "turn": turn, "reply": {"text": f"turn {turn}", "calls": calls}}
+    return {"userContains": f"{scenario}:", "turn": turn, "reply": {"text": f"turn {turn}", "calls": wanted}}
 
 
-def _answer(scenario: str) -> Json:
+def answer(scenario: str) -> Json:
+    """Whatever the results are, the model has done."""
     return {"userContains": f"{scenario}:", "reply": {"text": "done: {results}"}}
 
 
@@ -57,12 +59,12 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "parallel",
             (
-                _calls("parallel", 1, "charge", "lookup", "charge", "lookup"),
-                _calls("parallel", 2, "charge"),
-                _answer("parallel"),
+                calls("parallel", 1, "charge", "lookup", "charge", "lookup"),
+                calls("parallel", 2, "charge"),
+                answer("parallel"),
             ),
         ),
-        Scenario("slow", (_calls("slow", 1, "slow_charge", "save"), _answer("slow"))),
+        Scenario("slow", (calls("slow", 1, "slow_charge", "save"), answer("slow"))),
         Scenario(
             "flaky",
             (
@@ -75,7 +77,7 @@ SCENARIOS: dict[str, Scenario] = {
                         "fail": {"status": 503, "message": "try later", "times": 1},
                     },
                 },
-                _answer("flaky"),
+                answer("flaky"),
             ),
         ),
         Scenario(
@@ -92,12 +94,12 @@ SCENARIOS: dict[str, Scenario] = {
                         ]
                     },
                 },
-                _answer("wrong"),
+                answer("wrong"),
             ),
         ),
-        Scenario("waiting", (_calls("waiting", 1, "lookup"), _answer("waiting")), own_agent=True),
-        Scenario("cancelled", (_calls("cancelled", 1, "endless", "lookup"),), ends_as="Cancelled", cancelled=True),
-        Scenario("deadline", (_calls("deadline", 1, "endless"),), ends_as="Failed", limits={"deadlineSeconds": 3}),
+        Scenario("waiting", (calls("waiting", 1, "lookup"), answer("waiting")), own_agent=True),
+        Scenario("cancelled", (calls("cancelled", 1, "endless", "lookup"),), ends_as="Cancelled", cancelled=True),
+        Scenario("deadline", (calls("deadline", 1, "endless"),), ends_as="Failed", limits={"deadlineSeconds": 3}),
     )
 }
 
@@ -109,7 +111,8 @@ class Job(NamedTuple):
     scenario: Scenario
 
 
-async def _insist(action: Callable[[], Awaitable[bool]], what: str, wait_s: float = ACCEPT_S) -> None:
+async def insist(action: Callable[[], Awaitable[bool]], what: str, wait_s: float = ACCEPT_S) -> None:
+    """Try until it holds, whatever the server says meanwhile."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -125,6 +128,8 @@ async def _insist(action: Callable[[], Awaitable[bool]], what: str, wait_s: floa
 class Workload:
     """Applies resources, submits tasks, cancels them."""
 
+    scenarios = SCENARIOS
+
     def __init__(self, client: Client, witness: Witness, effects: Path) -> None:
         self._client = client
         self._witness = witness
@@ -136,19 +141,21 @@ class Workload:
         await self._apply_model("script")
         await self._apply_tools("effects")
         await self._apply_agent("worker", "script", "effects")
+        await self._until_ready("worker")
 
+    async def _until_ready(self, agent: str) -> None:
         async def ready() -> bool:
             answer = await self._client.request(
-                f"$JS.API.DIRECT.GET.KV_holdfast_resources.$KV.holdfast_resources.status.Agent.{NAMESPACE}.worker",
+                f"$JS.API.DIRECT.GET.KV_holdfast_resources.$KV.holdfast_resources.status.Agent.{NAMESPACE}.{agent}",
                 b"",
                 timeout=1,
             )
             return b'"ready":true' in answer.data
 
-        await _insist(ready, "the agent is ready")
+        await insist(ready, f"agent {agent} is ready")
 
     async def _apply_model(self, name: str) -> None:
-        rules = [rule for scenario in SCENARIOS.values() for rule in scenario.rules]
+        rules = [rule for scenario in self.scenarios.values() for rule in scenario.rules]
         await self._apply("LLM", name, {"provider": "scripted", "scripted": {"rules": rules}})
 
     async def _apply_tools(self, name: str) -> None:
@@ -160,11 +167,12 @@ class Workload:
         }
         await self._apply("MCPServer", name, server)
 
-    async def _apply_agent(self, name: str, model: str, *servers: str) -> None:
+    async def _apply_agent(self, name: str, model: str, *servers: str, **more: Any) -> None:
         spec = {
             "llmRef": {"name": model},
             "system": "You are killed a lot.",
             "mcpServers": [{"name": server} for server in servers],
+            **more,
         }
         await self._apply("Agent", name, spec)
 
@@ -176,7 +184,7 @@ class Workload:
             answer = await self._client.request(subject, json.dumps(resource).encode(), timeout=1)
             return b'"seq"' in answer.data
 
-        await _insist(applied, f"{kind} {name} is applied")
+        await insist(applied, f"{kind} {name} is applied")
 
     async def clear_away(self, scenario: Scenario, name: str) -> None:
         """Delete the resources that were a task's own: their processes would pile up."""
@@ -191,7 +199,7 @@ class Workload:
             answer = await self._client.request(subject, b"", timeout=1, headers={"KV-Operation": "DEL"})
             return b'"seq"' in answer.data
 
-        await _insist(deleted, f"{kind} {name} is deleted")
+        await insist(deleted, f"{kind} {name} is deleted")
 
     async def run(self, scenario: Scenario, name: str) -> Job:
         """Submit a task and do to it what its kind needs; returns when that is done, not when it has ended."""
@@ -218,7 +226,7 @@ class Workload:
         async def there() -> bool:
             return any(holds(kind) for kind in self._kinds(name))
 
-        await _insist(there, f"task {name} in the state that its kind needs")
+        await insist(there, f"task {name} in the state that its kind needs")
 
     def _kinds(self, name: str) -> list[str]:
         subject = f"$KV.holdfast_0.{NAMESPACE}.{name}"
@@ -234,4 +242,4 @@ class Workload:
                 raise AssertionError(f"{verb} {request} was refused: {body}")
             return bool(body["type"] == "accepted.v1")
 
-        await _insist(accepted, f"{verb} {request} is accepted")
+        await insist(accepted, f"{verb} {request} is accepted")

@@ -1,0 +1,107 @@
+"""The second workload: calls that people decide about, and agents that delegate, three deep.
+
+People answer on the bus, as the command line does, until they are told that they have.
+"""
+
+from __future__ import annotations
+
+from tests.chaos.live.workload import NAMESPACE, Job, Json, Scenario, Workload, answer, calls, insist
+from tests.support.live_fleet import SERVICES
+
+CREW_SERVICES = (*SERVICES, "human-contact")
+ANSWERS: dict[int, Json] = {
+    1: {"action": "accept", "comment": "go on"},
+    2: {"action": "decline", "comment": "too much"},
+    3: {"action": "accept", "content": {"answer": "blue"}},
+}
+"""What somebody answers about the calls of an `asked` task."""
+
+
+def _delegates(message: str, agent: str, *tools: str) -> Json:
+    """In its first turn, the agent that was told `message` asks another one, and calls tools beside it."""
+    rule = calls(message, 1, *tools)
+    delegated = {"tool": f"delegate_to_agent__{agent}", "arguments": {"message": f"at {agent}: {{user}}"}}
+    rule["reply"]["calls"].insert(0, delegated)
+    return rule
+
+
+def _asks() -> Json:
+    rule = calls("asked", 1, "charge", "charge", "lookup")
+    question = {"message": "Which colour?", "choices": ["blue", "red"]}
+    rule["reply"]["calls"].insert(2, {"tool": "oncall__human_contact_console", "arguments": question})
+    return rule
+
+
+# A rule that names who is asked comes before those of whoever asks: their words are in what is asked.
+CREW: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("asked", (_asks(), answer("asked"))),
+        Scenario(
+            "tree",
+            (
+                calls("at leaf: at middle: tree", 1, "charge", "lookup"),
+                _delegates("at middle: tree", "leaf"),
+                _delegates("tree", "middle", "charge"),
+                answer("tree"),
+            ),
+        ),
+        Scenario(
+            "left",
+            (
+                calls("at leaf: at middle: left", 1, "save"),
+                _delegates("at middle: left", "leaf"),
+                _delegates("left", "middle"),
+            ),
+            ends_as="Cancelled",
+        ),
+    )
+}
+"""`left`: the root of a tree is cancelled while its leaf waits for a person."""
+
+
+class CrewWorkload(Workload):
+    """Submits tasks of `CREW`, answers what is asked about them, and cancels those that are to be left."""
+
+    scenarios = CREW
+
+    async def prepare(self) -> None:
+        """Apply the agents beside what every workload needs, and wait until they are ready."""
+        await super().prepare()
+        await self._apply("ContactChannel", "oncall", {"type": "console"})
+        oncall = {"name": "oncall"}
+        await self._apply_agent("leaf", "script", "effects", approvals=[_rule("effects__save")])
+        await self._apply_agent("middle", "script", subAgents=[{"name": "leaf"}])
+        await self._apply_agent("root", "script", "effects", subAgents=[{"name": "middle"}])
+        await self._apply_agent(
+            "asker", "script", "effects", approvals=[_rule("effects__charge")], humanContactChannels=[oncall]
+        )
+        for agent in ("leaf", "middle", "root", "asker"):
+            await self._until_ready(agent)
+
+    async def run(self, scenario: Scenario, name: str) -> Job:
+        """Submit a task and do what people do to it."""
+        agent = "asker" if scenario.name == "asked" else "root"
+        await self._ask("submit", {"name": name, "agentName": agent, "userMessage": f"{scenario.name}: {name}"})
+        self.accepted[name] = scenario.ends_as
+        if scenario.name == "asked":
+            for n, said in ANSWERS.items():
+                await self._until_asked(f"{name}.r1.{n}.0.asked")
+                await self._ask("answer", {"task": name, "interaction": f"r1.{n}.0", "by": "ann", **said})
+        if scenario.name == "left":
+            await self._until_asked(name)
+            await self._ask("cancel", {"task": name, "reason": "enough"})
+        return Job(name, scenario)
+
+    async def _until_asked(self, what: str) -> None:
+        """Wait for a question whose place begins so: a child's name begins with that of its root."""
+        place = f"hf.0.{NAMESPACE}.int.{what}"
+
+        async def there() -> bool:
+            return any(seen.subject.startswith(place) for seen in self._witness.messages)
+
+        await insist(there, f"a question at {place}")
+
+
+def _rule(tool: str) -> Json:
+    return {"tools": [tool], "when": "always", "contactChannel": {"name": "oncall"}}
