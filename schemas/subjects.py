@@ -274,6 +274,11 @@ class TaskSubjects(NamedTuple):
         return f"{PREFIX}.timer.people.fire.{self.partition}.{self.namespace}.{self.task}.{timer}"
 
     @property
+    def people_timers(self) -> str:
+        """All timers about people the task asked that are set (a filter)."""
+        return f"{PREFIX}.timer.people.set.{self.partition}.{self.namespace}.{self.task}.*"
+
+    @property
     def everything(self) -> tuple[str, ...]:
         """All that is stored about the task, in the order in which it is safe to purge it."""
         kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "cmd.notify", "led", "int", "ntf", "msg", "evt")

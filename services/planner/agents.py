@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SETTLE_S = 0.1
-"""How long a status that was written has to become known to the other replicas before it is judged again: two that see
-different things must not take turns."""
-
 Woken = Callable[[set[tuple[str, str]]], Awaitable[None]]
 
 
@@ -103,29 +99,25 @@ class Agents:
         while True:
             self._changed.clear()
             try:
-                if await self._say(woken):
-                    await self._clock.sleep(SETTLE_S)
+                await self._say(woken)
             except RetryLater as later:
                 logger.warning("could not write agent statuses: %s", later, extra={"action": "agent.status"})
                 await self._clock.sleep(later.after_s)
                 continue
             await self._changed.wait()
 
-    async def _say(self, woken: Woken) -> bool:
-        """Write the statuses that are news; whether one was."""
-        said = False
+    async def _say(self, woken: Woken) -> None:
         ready: set[tuple[str, str]] = set()
         for agent, _ in self._resources.all(Agent):
             name = (agent.metadata.namespace, agent.metadata.name)
             verdict = self._evaluate(agent)
             if verdict == READY:
                 ready.add(name)
-            said |= await self._resources.set_status("Agent", *name, status=verdict.status, detail=verdict.detail)
+            await self._resources.set_status("Agent", *name, status=verdict.status, detail=verdict.detail)
         if news := ready - self._ready:
             self._ready &= ready
             await woken(news)
         self._ready = ready
-        return said
 
     def _evaluate(self, agent: Agent) -> Verdict:
         namespace = agent.metadata.namespace

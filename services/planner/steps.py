@@ -276,8 +276,8 @@ class Steps:
                     return problem
             for subject in task.everything:
                 await log.purge(subject)
-            await self._bus.timers.cancel(task.timers)
-            await self._bus.timers.cancel(task.notify_timers)
+            for timers in (task.timers, task.notify_timers, task.people_timers):
+                await self._bus.timers.cancel(timers)
             if held.state.continues:
                 await log.purge(_beside(task, held.state.continues).followed)
             self._table.forget(task)

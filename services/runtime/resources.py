@@ -150,6 +150,8 @@ class Resources:
             except Conflict:
                 entry = await self._store.get(name)
             if entry is not None and _observed(entry) >= new.observed_revision:
+                if entry.revision > self._status_revisions.get(key, 0):
+                    self._take(entry)  # whoever judges by it must not wait for the watcher to bring it
                 return None
             revision = entry.revision if entry is not None else 0
         return None
