@@ -19,6 +19,7 @@ from schemas.requests import Accepted, Rejected
 from schemas.subjects import TaskSubjects
 from schemas.wire import decode, encode
 from services.planner.main import build
+from services.runtime.memory.server import MemoryServer
 from services.runtime.ports import Outgoing, Signal
 from tests.support.stage import Stage, on_stage, until
 
@@ -173,9 +174,14 @@ async def test_a_withdrawn_question_says_why() -> None:
 
 
 async def test_a_task_that_has_ended_needs_no_answer_and_its_removal_removes_all() -> None:
-    async with on_stage(PLANNER) as (stage, _):
+    server = MemoryServer()
+    async with on_stage(PLANNER, server=server) as (stage, _):
         task = await stage.submit()
         await asked(stage, task)
+        in_an_hour = stage.bus.clock.now() + timedelta(hours=1)
+        await stage.bus.timers.set(
+            task.people_timer("ask-r1-1"), task.people_timer_fired("ask-r1-1"), in_an_hour, b"{}", {}
+        )
         await stage.ask("cancel", {"task": task.task})
 
         async def ended() -> bool:
@@ -189,6 +195,7 @@ async def test_a_task_that_has_ended_needs_no_answer_and_its_removal_removes_all
 
         await until(removed, "the task can be removed")
         assert await stage.bus.log(task.partition).subjects(f"{task.root}.int.>") == []
+        assert server.timers.subjects([task.people_timers]) == []
 
 
 def test_ids_of_interactions_are_read_back() -> None:

@@ -220,6 +220,18 @@ async def test_a_status_of_an_earlier_specification_gives_way() -> None:
         assert status.status_detail == "new"
 
 
+async def test_a_status_another_replica_wrote_first_is_known_at_once() -> None:
+    """Who judged by what is not seen yet would write, and be refused, until the watcher comes."""
+    view = View()
+    revision = await view.apply(an_llm())
+    async with view.open() as resources:
+        await view.store.put(LLM_STATUS, encode(ready_for(revision)))
+        assert await resources.set_status("LLM", "default", "gpt", status="Error", detail="401") is False
+        status = resources.status("LLM", "default", "gpt")
+        assert status is not None
+        assert status.status_detail == "new"
+
+
 async def test_only_the_status_that_is_known_is_forgotten() -> None:
     """A slow replica sees the deletion when another one has already seen the resource come again."""
     view = View()
