@@ -193,6 +193,8 @@ def _continues(service: str, handled: list[str], stored: list[str]) -> bool:
             return (task, turn) == (other, turn2)
         case "human-contact", ["hf", _, _, "cmd", "ask", task, *_], ["hf", _, _, "int", other, *_]:
             return task == other
+        case "human-contact", ["hf", "timer", "people", _, _, _, task, _], ["hf", _, _, "int", other, *_]:
+            return task == other
         case "human-contact", ["hf", _, _, "int", task, *_], ["hf", _, _, "evt", other, *_]:
             return task == other
         case "planner", ["hf", _, _, "evt", task, *_], ["$KV", _, _, other]:

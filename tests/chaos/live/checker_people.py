@@ -10,6 +10,8 @@ from tests.chaos.live.record import Effect, Json, Stored
 if TYPE_CHECKING:
     from tests.chaos.live.checker import Call, Task
 
+NOBODY = "nobody"
+"""The channel through which nobody ever answers."""
 DELEGATED = "delegate_to_agent__"
 TOKENS = ("inputTokens", "outputTokens")
 
@@ -70,7 +72,8 @@ def people(task: Task, effects: Sequence[Effect]) -> Iterator[str]:
         if asked is None or answered is None:
             yield f"the question about {name} has no {'answer' if asked is not None else 'place'}"
             continue
-        via = "request" if task.phase == "FinalAnswer" else "withdrawn"
+        in_time = "expired" if asked.body.get("channel") == NOBODY else "request"
+        via = in_time if task.phase == "FinalAnswer" else "withdrawn"
         if answered.body.get("via", "request") != via:
             yield f"the question about {name} was answered via {answered.body.get('via', 'request')} and not {via}"
         approved = asked.body["kind"] == "approval" and answered.body["action"] == "accept"

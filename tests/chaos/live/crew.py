@@ -5,10 +5,14 @@ People answer on the bus, as the command line does, until they are told that the
 
 from __future__ import annotations
 
+from tests.chaos.live.checker_people import NOBODY
 from tests.chaos.live.workload import NAMESPACE, Job, Json, Scenario, Workload, answer, calls, insist
 from tests.support.live_fleet import SERVICES
 
 CREW_SERVICES = (*SERVICES, "human-contact")
+AGENTS = {"asked": "asker", "ignored": "hopeful"}
+"""Which agent works on a task that is not of a tree."""
+IGNORED_S = 1.0
 ANSWERS: dict[int, Json] = {
     1: {"action": "accept", "comment": "go on"},
     2: {"action": "decline", "comment": "too much"},
@@ -37,6 +41,7 @@ CREW: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         Scenario("asked", (_asks(), answer("asked"))),
+        Scenario("ignored", (calls("ignored", 1, "charge"), answer("ignored"))),
         Scenario(
             "tree",
             (
@@ -57,7 +62,7 @@ CREW: dict[str, Scenario] = {
         ),
     )
 }
-"""`left`: the root of a tree is cancelled while its leaf waits for a person."""
+"""`ignored`: nobody answers in time. `left`: the root of a tree is cancelled while its leaf waits for a person."""
 
 
 class CrewWorkload(Workload):
@@ -69,6 +74,7 @@ class CrewWorkload(Workload):
         """Apply the agents beside what every workload needs, and wait until they are ready."""
         await super().prepare()
         await self._apply("ContactChannel", "oncall", {"type": "console"})
+        await self._apply("ContactChannel", NOBODY, {"type": "console", "timeoutSeconds": IGNORED_S})
         oncall = {"name": "oncall"}
         await self._apply_agent("leaf", "script", "effects", approvals=[_rule("effects__save")])
         await self._apply_agent("middle", "script", subAgents=[{"name": "leaf"}])
@@ -76,12 +82,13 @@ class CrewWorkload(Workload):
         await self._apply_agent(
             "asker", "script", "effects", approvals=[_rule("effects__charge")], humanContactChannels=[oncall]
         )
-        for agent in ("leaf", "middle", "root", "asker"):
+        await self._apply_agent("hopeful", "script", "effects", approvals=[_rule("effects__charge", NOBODY)])
+        for agent in ("leaf", "middle", "root", "asker", "hopeful"):
             await self._until_ready(agent)
 
     async def run(self, scenario: Scenario, name: str) -> Job:
         """Submit a task and do what people do to it."""
-        agent = "asker" if scenario.name == "asked" else "root"
+        agent = AGENTS.get(scenario.name, "root")
         await self._ask("submit", {"name": name, "agentName": agent, "userMessage": f"{scenario.name}: {name}"})
         self.accepted[name] = scenario.ends_as
         if scenario.name == "asked":
@@ -103,5 +110,5 @@ class CrewWorkload(Workload):
         await insist(there, f"a question at {place}")
 
 
-def _rule(tool: str) -> Json:
-    return {"tools": [tool], "when": "always", "contactChannel": {"name": "oncall"}}
+def _rule(tool: str, channel: str = "oncall") -> Json:
+    return {"tools": [tool], "when": "always", "contactChannel": {"name": channel}}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.live.checker import check
+from tests.chaos.live.checker_people import NOBODY
 from tests.chaos.live.record import Effect, Record, Stored
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -112,6 +113,10 @@ PLANTED: dict[str, tuple[Callable[[Record], Record], str]] = {
     ),
     "a question that nobody commanded": (lambda r: without(r, "cmd.ask.job.r1.2"), "about a question that nobody has"),
     "an answer that is nobody's": (lambda r: instead(r, said(15, 1, "accept", via="withdrawn")), "via withdrawn"),
+    "an answer where nobody answers": (
+        lambda r: instead(r, asked(8, 1)._replace(body={**asked(8, 1).body, "channel": NOBODY})),
+        "via request and not expired",
+    ),
     "a rejected call was made": (
         lambda r: r._replace(effects=[*r.effects, Effect("charge", "b", at(21))]),
         "which nobody approved",

@@ -29,7 +29,7 @@ from tests.chaos.live.workload import SCENARIOS, Workload
 from tests.support.live_fleet import SERVICES, until
 
 ROWS_IN_CI = 18
-CREW_ROWS_IN_CI = 6
+CREW_ROWS_IN_CI = 16
 CREW_TABLE = ("planner", "human-contact")
 TRIES = 5
 """A step that depends on which replica comes first may need more than one task until somebody takes it."""
@@ -247,7 +247,8 @@ async def _found(place: Arena, commit: Commit) -> list[Row]:
     if wanted == "all":
         rows = [row for first in range(STRIDE) for row in rows[first::STRIDE]]
     elif crew:
-        rows = spread(rows, int(wanted))
+        shares = ([row for row in rows if row.step.service == service] for service in CREW_TABLE)
+        rows = [row for share in shares for row in spread(share, int(wanted) // len(CREW_TABLE))]
     else:
         share = int(wanted) // 4 if commit == "batch" else int(wanted) - int(wanted) // 4
         rows = spread(rows, share)
