@@ -26,6 +26,7 @@ from services.llm_gateway.models import Model
 from services.llm_gateway.telemetry import Observer
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Signal
+from services.runtime.stops import Stops
 from services.runtime.tasks import spawn
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class Caller:
         self._observer = observer
         self._flow = flow
         self._under_way: dict[asyncio.Task[Ended], TaskSubjects] = {}
-        self._stops: dict[tuple[str, str], float] = {}
-        """When tasks were stopped, on the event loop's clock, the oldest first."""
+        self._stops = Stops(STOPS_REMEMBERED_S)
 
     async def ask(self, attempt: Attempt) -> Asked:
         """What the model answers. Every provider call goes through here.
@@ -105,21 +105,14 @@ class Caller:
     async def stop(self, signal: Signal) -> None:
         """A task was cancelled or has failed: whoever calls a model for it may stop."""
         _, _, namespace, task = signal.subject.split(".")
-        self._remember_stop((namespace, task))
+        self._stops.remember(namespace, task)
         for call, subjects in list(self._under_way.items()):
             if (subjects.namespace, subjects.task) == (namespace, task):
                 call.cancel()
 
-    def _remember_stop(self, key: tuple[str, str]) -> None:
-        now = asyncio.get_running_loop().time()
-        self._stops.pop(key, None)
-        self._stops[key] = now
-        while self._stops and now - next(iter(self._stops.values())) > STOPS_REMEMBERED_S:
-            del self._stops[next(iter(self._stops))]
-
     def _check_stops(self, attempt: Attempt) -> None:
         """Do not begin what was stopped after the task was looked at; raises `RetryLater`, to have another look."""
-        stopped = self._stops.get((attempt.task.namespace, attempt.task.task))
+        stopped = self._stops.at(attempt.task.namespace, attempt.task.task)
         if stopped is not None and stopped >= attempt.began:
             logger.info("did not begin a model call: its task has ended", extra={"action": "model.stopped"})
             raise RetryLater(f"the model call of {attempt.place.name} was stopped", after_s=STOPPED_S)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from schemas.commands import CallModel
@@ -28,6 +26,7 @@ from services.llm_gateway.pipeline import Gone, Pipeline
 from services.llm_gateway.windows import Windows
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, RetryLater, Unavailable
+from services.runtime.in_hand import InHand
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
@@ -54,7 +53,8 @@ class ModelCalls:
         self._pipeline = pipeline
         self._windows = windows
         self._traces = traces
-        self._in_hand: dict[str, asyncio.Event] = {}
+        self._in_hand = InHand()
+        """Commands: a second delivery comes when the bus was away, and must not pay twice."""
 
     async def handle(self, inbound: Inbound) -> None:
         """Make the call, unless it was made or nobody waits for it."""
@@ -67,7 +67,7 @@ class ModelCalls:
             log_ids(namespace=place.task.namespace, task=place.task.task, trace=trace_id(parent)),
             self._traces.span("model.call", parent, kind="consumer"),
         ):
-            async with self._alone(inbound.subject):
+            async with self._in_hand.alone(inbound.subject):
                 await self._handle(place, command, inbound)
 
     async def dead(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
@@ -146,18 +146,6 @@ class ModelCalls:
                 logger.warning("cannot record the outcome yet: %s", error, extra={"action": "model.record"})
                 await self._bus.clock.sleep(pause_s)
         return await log.record(message)
-
-    @asynccontextmanager
-    async def _alone(self, subject: str) -> AsyncGenerator[None]:
-        """One delivery of a command at a time: a second one comes when the bus was away, and must not pay twice."""
-        while (busy := self._in_hand.get(subject)) is not None:
-            await busy.wait()
-        done = self._in_hand[subject] = asyncio.Event()
-        try:
-            yield
-        finally:
-            del self._in_hand[subject]
-            done.set()
 
 
 def _say_late() -> None:

@@ -7,10 +7,7 @@ A notification that waits is a record and a timer, and neither a message in hand
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from schemas.dead_letters import DeadReason
@@ -32,6 +29,7 @@ from services.notifier.core import machine
 from services.notifier.core.words import told_of
 from services.notifier.records import Kept, Records
 from services.runtime.errors import Conflict, Refused, RetryLater
+from services.runtime.in_hand import InHand
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_id
 
@@ -59,7 +57,8 @@ class Notifications:
         self._receivers = receivers
         self._records = Records(runtime.bus)
         self._attempts = Attempts(runtime, receivers)
-        self._in_hand: dict[str, asyncio.Event] = {}
+        self._in_hand = InHand()
+        """A newer wake-up takes the place of the one in hand in the stream: it is not acknowledged before that one."""
 
     async def on_command(self, inbound: Inbound) -> None:
         """A task has ended and somebody wants to know: make a notification for each receiver, and wake them."""
@@ -91,7 +90,7 @@ class Notifications:
         task, id_ = task_of(inbound.subject), inbound.subject.rpartition(".")[2]
         trace = trace_id(inbound.headers.get(TRACEPARENT, ""))
         with log_ids(namespace=task.namespace, task=task.task, trace=trace):
-            async with self._alone(inbound.subject):
+            async with self._in_hand.alone(inbound.subject):
                 await self._wake(task, id_, inbound)
 
     async def on_dead_wake(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
@@ -113,21 +112,6 @@ class Notifications:
             return
 
     # --- one wake-up ---
-
-    @asynccontextmanager
-    async def _alone(self, subject: str) -> AsyncGenerator[None]:
-        """Wait until this process is not at the notification any more.
-
-        A newer wake-up takes the place of the one in hand in the stream, so it must not be acknowledged before that.
-        """
-        while (other := self._in_hand.get(subject)) is not None:
-            await other.wait()
-        done = self._in_hand[subject] = asyncio.Event()
-        try:
-            yield
-        finally:
-            del self._in_hand[subject]
-            done.set()
 
     async def _wake(self, task: TaskSubjects, id_: str, inbound: Inbound) -> None:
         woken = decode(inbound.data, NotificationDue)

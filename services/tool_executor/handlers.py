@@ -134,7 +134,7 @@ class ToolCommands:
         trace = inbound.headers.get(TRACEPARENT, "")
         await self._runtime.resources.loaded()
         with log_ids(namespace=run.namespace, task=run.task, toolcall=name, trace=trace_id(trace)):
-            async with self.running.alone(result) as waited:
+            async with self.running.in_hand.alone(result) as waited:
                 command = Command(
                     run=run,
                     subjects=subjects,

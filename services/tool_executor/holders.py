@@ -51,6 +51,6 @@ class Holder:
 
     def says(self, asked: HolderAsked) -> HolderSaid:
         """What there is to say of a call."""
-        if self._running.has(asked.result):
+        if asked.result in self._running.in_hand:
             return HolderSaid(holds="running")
         return HolderSaid(holds="unused" if self._ledger.give_up(asked.ledger, asked.attempt) else "ended")

@@ -9,7 +9,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from schemas.subjects import TaskSubjects
+from services.runtime.in_hand import InHand
 from services.runtime.ports import Signal
+from services.runtime.stops import Stops
 from services.runtime.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -26,34 +28,13 @@ class Stopped(Exception):
 
 
 class Running:
-    """The calls in hand, by the subject of their result."""
+    """The calls in hand, and how they are stopped."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, asyncio.Event] = {}
+        self.in_hand = InHand()
+        """The calls, by the subject of their result."""
         self._scopes: dict[tuple[str, str], set[asyncio.Timeout]] = {}
-        self._stops: dict[tuple[str, str], float] = {}
-        """When tasks were said to have ended, on the event loop's clock, the oldest first."""
-
-    @asynccontextmanager
-    async def alone(self, result: str) -> AsyncGenerator[bool]:
-        """Wait until nobody in this process is at the call any more; True if somebody was.
-
-        The message of a call that takes long may be delivered again, to the same process too.
-        """
-        waited = False
-        while (other := self._calls.get(result)) is not None:
-            waited = True
-            await other.wait()
-        done = self._calls[result] = asyncio.Event()
-        try:
-            yield waited
-        finally:
-            del self._calls[result]
-            done.set()
-
-    def has(self, result: str) -> bool:
-        """Whether this process is at the call."""
-        return result in self._calls
+        self._stops = Stops(STOPS_REMEMBERED_S)
 
     @asynccontextmanager
     async def stoppable(self, subjects: TaskSubjects, is_over: Callable[[], Awaitable[bool]]) -> AsyncGenerator[None]:
@@ -81,19 +62,12 @@ class Running:
 
     def was_stopped(self, subjects: TaskSubjects) -> bool:
         """Whether a task of this name was stopped a moment ago, perhaps before its call was begun."""
-        return (subjects.namespace, subjects.task) in self._stops
-
-    def _remember_stop(self, key: tuple[str, str]) -> None:
-        now = asyncio.get_running_loop().time()
-        self._stops.pop(key, None)
-        self._stops[key] = now
-        while self._stops and now - next(iter(self._stops.values())) > STOPS_REMEMBERED_S:
-            del self._stops[next(iter(self._stops))]
+        return self._stops.at(subjects.namespace, subjects.task) is not None
 
     async def on_stop(self, signal: Signal) -> None:
         """Stop what works for the task that a stop signal names."""
         namespace, task = signal.subject.split(".")[-2:]
-        self._remember_stop((namespace, task))
+        self._stops.remember(namespace, task)
         scopes = self._scopes.get((namespace, task), ())
         if scopes:
             logger.info(
