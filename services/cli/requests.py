@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 from schemas.ids import InvalidId, check_resource_name, check_token
 from schemas.messages import ContentPart, Message, TextPart, UserMessage
-from schemas.requests import InvalidRequest, Limits, ResponseFormat, SubmitTask, check_task_input
+from schemas.requests import InvalidRequest, Limits, Priority, ResponseFormat, SubmitTask, check_task_input
 from services.cli.checks import check_response_format
 from services.cli.exits import ExitCode, Stop
 from services.cli.fields import convert
@@ -23,6 +24,33 @@ class Question(NamedTuple):
 
     user_message: str | None
     context_window: tuple[Message, ...] | None
+
+
+def task_request(
+    *,
+    agent: str,
+    message: str,
+    images: Sequence[str],
+    name: str,
+    labels: Sequence[str],
+    limits: Limits,
+    priority: Priority,
+    response_format: str,
+) -> SubmitTask:
+    """The request for a task from the options of `run` and `submit`; the message `-` is standard input."""
+    question = question_of(sys.stdin.read() if message == "-" else message, images)
+    return checked(
+        SubmitTask(
+            agent_name=agent,
+            name=name,
+            user_message=question.user_message,
+            context_window=question.context_window,
+            limits=limits,
+            labels=labels_of(labels),
+            priority=priority,
+            response_format=response_format_of(response_format),
+        )
+    )
 
 
 def limits_of(max_turns: int | None, max_tokens: int | None, max_cost: str, deadline: float | None) -> Limits:
@@ -40,10 +68,10 @@ def limits_of(max_turns: int | None, max_tokens: int | None, max_cost: str, dead
     return Limits(max_turns=max_turns, max_tokens=max_tokens, max_cost_usd=cost, deadline_s=deadline)
 
 
-def labels_of(given: list[str] | None) -> dict[str, str]:
+def labels_of(given: Sequence[str]) -> dict[str, str]:
     """Labels from `key=value` texts."""
     found: dict[str, str] = {}
-    for text in given or []:
+    for text in given:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise Stop(f"--label {text!r} must be KEY=VALUE", ExitCode.USAGE)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from schemas.requests import Priority, SubmitTask
+from schemas.requests import Priority
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, State, Waiting
 from services.cli.client import Client
@@ -26,7 +26,7 @@ from services.cli.listing import details, find, output_of
 from services.cli.narrator import Narrator, narrator
 from services.cli.options import Files, Target, note, on_bus
 from services.cli.render import show_documents, write
-from services.cli.requests import checked, labels_of, limits_of, question_of, response_format_of
+from services.cli.requests import limits_of, task_request
 
 AgentArgument = Annotated[
     str, typer.Argument(metavar="AGENT", help="The agent's name.", autocompletion=complete_agents)
@@ -101,21 +101,15 @@ async def run(
       git diff | holdfast run reviewer - --max-cost 0.10 -o json
       holdfast run clerk "Read this receipt" --image receipt.jpg --response-format receipt.json
     """
-    if message == "-":
-        message = sys.stdin.read()
-    limits = limits_of(max_turns, max_tokens, max_cost, deadline)
-    question = question_of(message, image or [])
-    request = checked(
-        SubmitTask(
-            agent_name=agent,
-            name=name,
-            user_message=question.user_message,
-            context_window=question.context_window,
-            limits=limits,
-            labels=labels_of(label),
-            priority=priority,
-            response_format=response_format_of(response_format),
-        )
+    request = task_request(
+        agent=agent,
+        message=message,
+        images=image or [],
+        name=name,
+        labels=label or [],
+        limits=limits_of(max_turns, max_tokens, max_cost, deadline),
+        priority=priority,
+        response_format=response_format,
     )
     async with connected(target.server) as client:
         accepted = await client.submit(target.namespace, request)
@@ -169,20 +163,17 @@ async def submit(
             )
         wanted = [(one.namespace, one.request) for one in parsed.submissions]
     else:
-        text = sys.stdin.read() if message == "-" else message
-        limits = limits_of(max_turns, max_tokens, max_cost, deadline)
-        question = question_of(text, image or [])
-        request = SubmitTask(
-            agent_name=agent,
+        request = task_request(
+            agent=agent,
+            message=message,
+            images=image or [],
             name=name,
-            user_message=question.user_message,
-            context_window=question.context_window,
-            limits=limits,
-            labels=labels_of(label),
+            labels=label or [],
+            limits=limits_of(max_turns, max_tokens, max_cost, deadline),
             priority=priority,
-            response_format=response_format_of(response_format),
+            response_format=response_format,
         )
-        wanted = [(target.namespace, checked(request))]
+        wanted = [(target.namespace, request)]
     async with connected(target.server) as client:
         for namespace, request in wanted:
             accepted = await client.submit(namespace, request, message_id=message_id)
