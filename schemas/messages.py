@@ -54,6 +54,19 @@ ContentPart = TextPart | ImagePart
 Content = str | tuple[ContentPart, ...]
 
 
+def image_type(data: bytes) -> str:
+    """The media type of an image by its first bytes: one of `IMAGE_TYPES`, or empty for anything else."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return ""
+
+
 def text_of(content: Content) -> str:
     """The text in some content; its images are left out."""
     if isinstance(content, str):

@@ -5,23 +5,10 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from schemas.messages import IMAGE_DATA_LENGTH_MAX, IMAGE_TYPES, ImagePart
+from schemas.messages import IMAGE_DATA_LENGTH_MAX, IMAGE_TYPES, ImagePart, image_type
 from services.cli.exits import ExitCode, Stop
 
 IMAGE_BYTES_MAX = IMAGE_DATA_LENGTH_MAX // 4 * 3
-
-
-def image_type(data: bytes) -> str:
-    """The media type of an image by its first bytes, or nothing if it is none that providers take."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "image/webp"
-    return ""
 
 
 def image_of(place: str) -> ImagePart:

@@ -1,4 +1,4 @@
-"""What some bytes are: an image that models can see, text, or neither."""
+"""What some bytes are: text, or not."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ import codecs
 _LOOKED_AT = 8192
 _NO_CHARSETS = ("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape")
 """Codecs that are not for pages; some of them can be made to take for ever."""
-
-
-def image_type(data: bytes) -> str:
-    """The media type of an image of the kinds that providers take; empty for anything else."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return ""
 
 
 def text_of(data: bytes, charset: str = "") -> str | None:

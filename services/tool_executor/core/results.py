@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.messages import ImagePart
-from services.tool_executor.core.content import image_type
+from schemas.messages import ImagePart, image_type
 
 RESULT_BYTES_MAX = 64 * 1024
 """Longest result in front of a model, in bytes of UTF-8."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from schemas.messages import image_type
 from schemas.resources import FilesOptions
-from services.tool_executor.core.content import image_type, text_of
+from services.tool_executor.core.content import text_of
 from services.tool_executor.core.results import Reply
 from services.tool_executor.toolsets.beneath import NotThere, list_folder, parts_of, read_file, write_file
 from services.tool_executor.toolsets.job import CannotRun, Job, image, words

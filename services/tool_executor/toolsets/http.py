@@ -12,10 +12,11 @@ from typing import Any
 import httpx2
 import msgspec
 
+from schemas.messages import image_type
 from schemas.resources import HTTPOptions
 from services.runtime.egress import BadRule, Egress, EgressRefused, Resolve, Rules, look_up
 from services.runtime.egress_http import GuardedTransport
-from services.tool_executor.core.content import image_type, text_of
+from services.tool_executor.core.content import text_of
 from services.tool_executor.core.redaction import redact
 from services.tool_executor.core.results import Reply
 from services.tool_executor.mcp.errors import Lost
