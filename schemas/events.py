@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from schemas.messages import AssistantMessage, ImagePart, Message, ToolOutcome, Usage
+from schemas.messages import AssistantMessage, ImagePart, Message, ToolMessage, ToolOutcome, Usage
 from schemas.requests import FailureCause, ParentCall, ResponseFormat, TaskSpec
 from schemas.task import Spend
 from schemas.wire import Instant, Wire, decoder_of
@@ -127,6 +127,17 @@ class ToolFinished(Wire, frozen=True, kw_only=True, tag="tool.finished.v1"):
     """The task that did it, if the call was delegated to another agent."""
     spend: Spend | None = None
     """What that task used."""
+
+    @property
+    def message(self) -> ToolMessage:
+        """The result as the model sees it."""
+        return ToolMessage(
+            tool_call_id=self.tool_call_id,
+            name=self.tool,
+            content=self.content,
+            is_error=self.outcome != "succeeded",
+            images=self.images,
+        )
 
 
 class ApprovalGranted(Wire, frozen=True, kw_only=True, tag="approval.granted.v1"):

@@ -20,7 +20,7 @@ from schemas.events import (
     decode_task_event,
 )
 from schemas.ids import request_id
-from schemas.messages import Message, ToolMessage, UserMessage
+from schemas.messages import Message, UserMessage
 from schemas.notifications import Notification, decode_notification
 from schemas.wire import Malformed, decode
 
@@ -75,7 +75,7 @@ async def steps(log: Log, window: Sequence[int]) -> list[Step]:
             case MessageSent(content=content, by=by):
                 found.append(Step(fact, (UserMessage(content=content, name=by),)))
             case ToolFinished():
-                found.append(Step(fact, (_tool_message(fact),)))
+                found.append(Step(fact, (fact.message,)))
             case _:
                 continue
     return found
@@ -84,16 +84,6 @@ async def steps(log: Log, window: Sequence[int]) -> list[Step]:
 def messages_of(entries: Iterable[Step]) -> list[Message]:
     """The messages of a conversation, in order."""
     return [message for entry in entries for message in entry.messages]
-
-
-def _tool_message(result: ToolFinished) -> ToolMessage:
-    return ToolMessage(
-        tool_call_id=result.tool_call_id,
-        name=result.tool,
-        content=result.content,
-        is_error=result.outcome != "succeeded",
-        images=result.images,
-    )
 
 
 def decoded(entries: Sequence[Entry]) -> list[Recorded]:

@@ -130,20 +130,9 @@ def messages_in(entry: Entry) -> tuple[Message, ...]:
         case MessageSent(content=content):
             return (UserMessage(content=content),)
         case ToolFinished():
-            return (result_message(entry),)
+            return (entry.message,)
         case _:
             assert_never(entry)
-
-
-def result_message(finished: ToolFinished) -> ToolMessage:
-    """A tool call's result as the model sees it."""
-    return ToolMessage(
-        tool_call_id=finished.tool_call_id,
-        name=finished.tool,
-        content=finished.content,
-        is_error=finished.outcome != "succeeded",
-        images=finished.images,
-    )
 
 
 def _is_after(answer: ModelAnswered, step: Shortened) -> bool:
