@@ -12,12 +12,14 @@ that is said about the tasks of that partition:
     hf.<p>.<ns>.led.<task>.<request>.<n>             the effects ledger: a call was started
     hf.<p>.<ns>.int.<task>.<request>.<n>.<k>.<what>  a person was asked (question k of a call), or has answered
     hf.<p>.<ns>.ntf.<task>.<notification>            one notification: somebody is told, or could not be
+    hf.<p>.<ns>.thr.<key>                            the task that began a thread which has a name of its caller's
 
 Requests, timers, dead letters and resources have streams of their own.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 PREFIX = "hf"
@@ -63,6 +65,7 @@ PLANNER_REQUESTS = "planner-requests"
 PLANNER_TIMERS = "planner-timers"
 LLM_GATEWAY = "llm-gateway"
 TOOL_EXECUTOR = "tool-executor"
+TOOL_EXECUTOR_ANSWERS = "tool-executor-answers"
 HUMAN_CONTACT = "human-contact"
 HUMAN_CONTACT_ANSWERS = "human-contact-answers"
 HUMAN_CONTACT_TIMERS = "human-contact-timers"
@@ -102,6 +105,17 @@ def ask_filter(partition: int) -> str:
 def answered_filter(partition: int) -> str:
     """The answers to what people were asked."""
     return f"{PREFIX}.{partition}.*.int.*.*.*.*.answered"
+
+
+_INBOX = re.compile(r"(_INBOX|_R_\.)[A-Za-z0-9_.-]*")
+
+
+def is_inbox(subject: str) -> bool:
+    """Whether a subject is somebody's own, for answers, or what the server calls one of another account's.
+
+    Whoever answers wherever it is told could be made to overwrite what only it may write.
+    """
+    return _INBOX.fullmatch(subject) is not None
 
 
 # --- headers ----------------------------------------------------------------------------
@@ -303,6 +317,16 @@ class TaskSubjects(NamedTuple):
 def all_interactions(partition: int, namespace: str) -> str:
     """The questions and answers of all tasks of a namespace in a partition (a filter)."""
     return f"{PREFIX}.{partition}.{namespace}.int.>"
+
+
+def thread_anchor(partition: int, namespace: str, key: str) -> str:
+    """The task that began a thread, by the key of its id (`ids.thread_key`), in the partition of that key."""
+    return f"{PREFIX}.{partition}.{namespace}.thr.{key}"
+
+
+def people_timer_name(request: str, n: int, k: int) -> str:
+    """The name of the timer about question `k` of a call."""
+    return f"ask-{request}-{n}-{k}" if k else f"ask-{request}-{n}"
 
 
 STOP_ALL = f"{PREFIX}.stop.*.*"

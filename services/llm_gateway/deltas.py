@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from schemas.live import TextAsked, TextDelta, TextSoFar
 from schemas.streamed_text import TextCall, call_of
-from schemas.subjects import TaskSubjects
+from schemas.subjects import TaskSubjects, is_inbox
 from schemas.wire import Malformed, decode, encode
 from services.llm_gateway.core.characters import mended, whole_part
 from services.runtime.errors import RetryLater
@@ -132,7 +132,7 @@ class Texts:
         """Somebody asks for the text so far: answer if the call is made here, and be silent otherwise."""
         _, _, namespace, task = signal.subject.split(".")
         calls = self._under_way.get((namespace, task))
-        if not calls or not signal.reply:
+        if not calls or not is_inbox(signal.reply):
             return
         try:
             asked = decode(signal.data, TextAsked)

@@ -61,7 +61,6 @@ R = TypeVar("R")
 LABELS_MAX = 16
 LABEL_LENGTH_MAX = 128
 URL_LENGTH_MAX = 2048
-_REPLY_SUBJECT = re.compile(r"_INBOX[A-Za-z0-9_.-]*")
 _BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]\.role`")
 
 
@@ -199,7 +198,7 @@ class Requests:
         """
         if not reply_to:
             return False
-        if not _REPLY_SUBJECT.fullmatch(reply_to):
+        if not subjects.is_inbox(reply_to):
             logger.warning("not answering on %r: not an inbox", reply_to[:80], extra={"action": "request.reply"})
             return False
         try:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INBOX = "_INBOX"
-"""What a place for an answer begins with; an executor that published wherever it is told could overwrite results."""
-
 
 class Holder:
     """This process, as the holder of calls."""
@@ -36,7 +33,7 @@ class Holder:
 
     async def on_asked(self, signal: Signal) -> None:
         """Answer one question."""
-        if not signal.reply.startswith(INBOX):
+        if not subjects.is_inbox(signal.reply):
             logger.warning("not answering on %r: not an inbox", signal.reply[:80], extra={"action": "tool.holder"})
             return
         try:

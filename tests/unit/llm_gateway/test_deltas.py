@@ -184,6 +184,23 @@ async def test_of_two_calls_for_a_task_the_later_one_is_told(rig: Rig) -> None:
             assert (said.attempt, said.offset, said.text) == (2, 0, "It is ")
 
 
+async def test_text_is_told_to_inboxes_only(rig: Rig) -> None:
+    """A gateway that published wherever it is told could be made to write the outcome of another's call."""
+    forged = TASK.model_event(9, 1)
+    heard: list[Signal] = []
+
+    async def hear(signal: Signal) -> None:
+        heard.append(signal)
+
+    await rig.bus.signals.subscribe(forged, hear)
+    async with rig.texts.streaming(TASK, turn=1, attempt=1) as deltas:
+        deltas.add("It is ")
+        await rig.settled()
+        await rig.texts.answer(Signal(TASK.text, encode(TextAsked()), {}, forged))
+        await rig.settled()
+    assert heard == []
+
+
 async def test_what_is_no_question_is_not_answered_and_stops_nobody(rig: Rig) -> None:
     async with rig.texts.streaming(TASK, turn=1, attempt=1) as deltas:
         deltas.add("It is ")
