@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_tls_ca: str = ""
     nats_tls_cert: str = ""
     nats_tls_key: str = ""
+    nats_api_prefix: str = "$JS.API"
+    """What the JetStream API is called in this process's account (`holdfast nats init`)."""
     partitions: int = 1
     """Task streams. Fixed when the streams are first made."""
     stream_replicas: int = 1

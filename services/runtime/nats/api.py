@@ -12,7 +12,6 @@ from services.runtime.nats.client import Interrupted
 from services.runtime.nats.connection import Connection, NoResponders
 from services.runtime.nats.wire import ApiError
 
-API = "$JS.API"
 API_S = 5.0
 """How long the API may take: creating a replicated stream needs an election."""
 BUDGET_S = 20.0
@@ -51,7 +50,7 @@ async def ask(connection: Connection, subject: str, body: Json | None = None, *,
     deadline = loop.time() + budget_s
     while True:
         try:
-            raw = await connection.request(f"{API}.{subject}", data, timeout_s=min(API_S, budget_s))
+            raw = await connection.request(f"{connection.api_prefix}.{subject}", data, timeout_s=min(API_S, budget_s))
             error = msgspec.json.decode(raw.data, type=_Answer).error
             if error is None:
                 answer: Json = msgspec.json.decode(raw.data)

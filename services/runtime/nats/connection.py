@@ -115,6 +115,11 @@ class Connection:
         return self._client.is_connected
 
     @property
+    def api_prefix(self) -> str:
+        """What the subjects of the JetStream API begin with in our account."""
+        return self._settings.nats_api_prefix
+
+    @property
     def server_version(self) -> str:
         """The version of the server that this connection ends at."""
         return str(self._client.server_says("version") or "")

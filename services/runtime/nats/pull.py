@@ -39,7 +39,7 @@ class Pull:
 
     def __init__(self, connection: Connection, stream: str, consumer: str, receiver: Receiver) -> None:
         self._connection = connection
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._subject = f"{connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._receiver = receiver
         self._inbox: RawSubscription | None = None
         self._loop = asyncio.get_running_loop()

@@ -29,7 +29,6 @@ from services.runtime.nats.wire import (
     parse_time,
 )
 
-DIRECT = "$JS.API.DIRECT.GET"
 MULTI_SUBJECTS_MAX = 256
 """Subjects asked for at once; the server stops at 1,024 that match."""
 READS_MAX = 64
@@ -77,7 +76,7 @@ class Reader:
         self._connection = connection
         self._stream = stream
         self._replicated = replicas > 1
-        self._direct = f"{DIRECT}.{stream}"
+        self._direct = f"{connection.api_prefix}.DIRECT.GET.{stream}"
         self._known = 0
         """What every answer is known to include: with one replica, all that it ever said it has."""
 
