@@ -87,6 +87,9 @@ class InteractionStep(Wire, frozen=True, kw_only=True, tag="interaction.step.v1"
     place: str = ""
     """Where the channel keeps the question, in its own words: a message's id, a thread."""
     reminded: int = 0
+    """The last reminder, counted by the times at which they are due."""
+    refused: str = ""
+    """Why the channel takes no more for good: not the question, or if that is `delivered`, no reminders."""
 
 
 class InteractionAnswered(Wire, frozen=True, kw_only=True, tag="interaction.answered.v1"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -29,9 +29,21 @@ from schemas.task import AwaitingTools, decode_state
 from schemas.wire import decode, encode
 from services.human_contact.channels.base import ChannelFailed, Question
 from services.human_contact.channels.registry import ChannelKey, Channels
-from services.human_contact.core.moves import Deliver, GiveUp, Move, Poll, Remind, Wait, next_move
+from services.human_contact.core.moves import (
+    Deliver,
+    Fail,
+    GiveUp,
+    Move,
+    Poll,
+    Remind,
+    Wait,
+    next_move,
+    span,
+    try_again_at,
+)
 from services.human_contact.core.outcomes import given_up, grant_of, outcome_of, result
 from services.human_contact.core.questions import Unaskable, question_of
+from services.human_contact.core.words import line
 from services.human_contact.door import FrontDoor
 from services.human_contact.poller import Poller
 from services.runtime.errors import Broken, Conflict, RetryLater, Unavailable
@@ -48,9 +60,9 @@ MOVES_MAX = 32
 UNSEEN_MAX = 4
 UNSEEN_S = 0.1
 """How often a wake-up is handed back whose question is not seen; in all, that is some 3 seconds."""
-AGAIN_MIN_S = 2.0
-AGAIN_MAX_S = 300.0
-"""How soon a channel is tried again that could not be reached: later each time."""
+CHANNEL_AFTER_S = 2.0
+"""When a channel is looked for again that is not declared."""
+REFUSED_LENGTH_MAX = 1_000
 CLOSE_TRIES = 6
 """How often channels are told that a question is over, before they are left with it; in all, some 15 seconds."""
 
@@ -109,27 +121,28 @@ class Desk:
             steps = await self._steps(log, place)
             now = self._bus.clock.now() if due is None else max(self._bus.clock.now(), due)
             move = self._next_move(asked, steps, now, polled=polled)
-            try:
-                match move:
-                    case Deliver():
-                        await self._deliver(log, place, asked, move)
-                    case Remind(step=step):
-                        await self._remind(log, place, asked, step)
-                    case Poll(steps=waiting):
-                        polled = True
-                        await self._poller.poll([self._question(place, asked, step.step) for step in waiting], waiting)
-                    case GiveUp(outcome=outcome, waited_s=waited_s):
-                        answered = given_up(asked, outcome, waited_s, now)
-                        await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
+            match move:
+                case Deliver():
+                    if (again := await self._deliver(log, place, asked, move)) is not None:
+                        await self._wake(place, asked, again)
                         return
-                    case Wait(until=until):
-                        await self._wake(place, asked, until)
-                        return
-                    case _:
-                        assert_never(move)
-            except ChannelFailed as failed:
-                await self._failed(log, place, asked, failed)
-                return
+                case Remind():
+                    await self._remind(log, place, asked, move)
+                case Poll(steps=waiting):
+                    polled = True
+                    await self._poller.poll([self._question(place, asked, step.step) for step in waiting], waiting)
+                case GiveUp():
+                    answered = given_up(asked, move.outcome, move.waited_s, now, anybody=move.asked)
+                    await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
+                    return
+                case Fail(reason=reason):
+                    await self._end(log, place, asked, reason)
+                    return
+                case Wait(until=until):
+                    await self._wake(place, asked, until)
+                    return
+                case _:
+                    assert_never(move)
         raise Broken(f"question {asked.interaction} of {asked.namespace}/{asked.task} goes round in circles")
 
     def _next_move(
@@ -183,7 +196,8 @@ class Desk:
                 await log.record(Outgoing(subject, encode(outcome), trace_headers()))
         await self._bus.timers.cancel(place.task.people_timer(place.timer))
         steps = await self._steps(log, place, at_least=seq)
-        later = [step.channel for step in steps if not await self._close(place, asked, step, answered)]
+        told = [step for step in steps if step.delivered or not step.refused]
+        later = [step.channel for step in told if not await self._close(place, asked, step, answered)]
         if later and delivered < CLOSE_TRIES:
             raise RetryLater(f"{', '.join(later)} was not told that {answered.interaction} is over", after_s=delivered)
 
@@ -211,7 +225,7 @@ class Desk:
             return None
         channel = self._channels.spec(ChannelKey(command.namespace, command.channel))
         if channel is None:
-            raise RetryLater(f"ContactChannel {command.channel!r} not found", after_s=AGAIN_MIN_S)
+            raise RetryLater(f"ContactChannel {command.channel!r} not found", after_s=CHANNEL_AFTER_S)
         (recorded,) = await log.read([command.answer_seq])
         answer = decode(recorded.data, ModelAnswered).message
         at = self._bus.clock.now()
@@ -257,7 +271,8 @@ class Desk:
 
     # --- channels ---
 
-    async def _deliver(self, log: Log, place: Place, asked: InteractionRequested, move: Deliver) -> None:
+    async def _deliver(self, log: Log, place: Place, asked: InteractionRequested, move: Deliver) -> datetime | None:
+        """Give a question to a channel; when to try again, if the channel was not reached."""
         key = ChannelKey(asked.namespace, move.channel)
         subject = place.task.interaction_step(place.request, place.n, place.k, move.step)
         step = InteractionStep(
@@ -267,38 +282,50 @@ class Desk:
         again = seq is None
         if seq is None:
             entry = await log.get(subject)
-            if entry is None or decode(entry.data, InteractionStep).delivered:
+            step = decode(entry.data, InteractionStep) if entry is not None else step
+            if entry is None or step.delivered or step.refused:
                 raise RetryLater(f"question {place.asked} was just delivered by another replica", after_s=0.2)
             seq = entry.seq
         thread = await self._thread(log, place, move.channel)
         question = self._question(place, asked, move.step, thread=thread, again=again)
-        where = await self._channels.get(key).deliver(question)
         spec = self._channels.spec(key)
-        now = self._bus.clock.now()
-        done = msgspec.structs.replace(
-            step,
-            delivered=True,
-            at=now,
-            until=now + timedelta(seconds=spec.timeout_s) if spec is not None and spec.timeout_s is not None else None,
-            place=where,
-        )
+        try:
+            where = await self._channels.get(key).deliver(question)
+        except ChannelFailed as failed:
+            self._log_failed(asked, move.channel, "was not asked", failed)
+            if failed.transient:
+                return try_again_at(asked, step, spec, self._bus.clock.now(), failed.after_s)
+            done = msgspec.structs.replace(step, refused=_reason(failed))
+        else:
+            now = self._bus.clock.now()
+            until = now + span(spec.timeout_s) if spec is not None and spec.timeout_s is not None else None
+            done = msgspec.structs.replace(step, delivered=True, at=now, until=until, place=where)
         try:
             await log.write(Outgoing(subject, encode(done), trace_headers()), expected=seq)
         except Conflict as error:
             raise RetryLater(f"question {place.asked} was just delivered by another replica") from error
+        return None
 
-    async def _remind(self, log: Log, place: Place, asked: InteractionRequested, step: InteractionStep) -> None:
+    async def _remind(self, log: Log, place: Place, asked: InteractionRequested, move: Remind) -> None:
+        """Say it again; each reminder once at most, so one that a channel cannot take just now is left out."""
+        step = move.step
         subject = place.task.interaction_step(place.request, place.n, place.k, step.step)
         entry = await log.get(subject)
         if entry is None or decode(entry.data, InteractionStep) != step:
             raise RetryLater(f"question {asked.interaction} was just seen to by another replica", after_s=0.2)
-        reminded = msgspec.structs.replace(step, reminded=step.reminded + 1)
+        reminded = msgspec.structs.replace(step, reminded=move.n)
         try:
-            await log.write(Outgoing(subject, encode(reminded), trace_headers()), expected=entry.seq)
+            seq = await log.write(Outgoing(subject, encode(reminded), trace_headers()), expected=entry.seq)
+            try:
+                channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
+                await channel.remind(self._question(place, asked, step.step), step.place)
+            except ChannelFailed as failed:
+                self._log_failed(asked, step.channel, "was not reminded", failed)
+                if not failed.transient:
+                    done = msgspec.structs.replace(reminded, refused=_reason(failed))
+                    await log.write(Outgoing(subject, encode(done), trace_headers()), expected=seq)
         except Conflict as error:
             raise RetryLater(f"question {asked.interaction} was just seen to by another replica") from error
-        channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
-        await channel.remind(self._question(place, asked, step.step), step.place)
 
     async def _close(
         self, place: Place, asked: InteractionRequested, step: InteractionStep, answered: InteractionAnswered
@@ -318,20 +345,16 @@ class Desk:
             return not failed.transient
         return True
 
-    async def _failed(self, log: Log, place: Place, asked: InteractionRequested, failed: ChannelFailed) -> None:
-        """A channel did not take a question: later again, or never."""
-        extra = {"action": "interaction.channel", "task": asked.task}
-        logger.warning("%s of %s was not delivered: %s", asked.interaction, asked.task, failed, extra=extra)
-        now = self._bus.clock.now()
-        if failed.transient:
-            waited_s = (now - asked.at).total_seconds()
-            after_s = max(min(max(waited_s, AGAIN_MIN_S), AGAIN_MAX_S), failed.after_s)
-            await self._wake(place, asked, now + timedelta(seconds=after_s))
-            return
+    async def _end(self, log: Log, place: Place, asked: InteractionRequested, reason: str) -> None:
+        """No channel takes a question: its call has failed."""
         what = "approval" if asked.kind == "approval" else "human input"
-        finished = result(asked, "failed", f"failed to request {what}: {failed}", now)
+        finished = result(asked, "failed", f"failed to request {what}: {reason}", self._bus.clock.now())
         await log.record(Outgoing(place.task.tool_event(place.request, place.n), encode(finished), trace_headers()))
         await self.withdraw(place, "it could not be delivered")
+
+    def _log_failed(self, asked: InteractionRequested, channel: str, what: str, failed: ChannelFailed) -> None:
+        extra = {"action": "interaction.channel", "task": asked.task}
+        logger.warning("%s %s about %s: %s", channel, what, asked.interaction, failed, extra=extra)
 
     async def _grant(self, asked: InteractionRequested, granted: ApprovalGranted) -> None:
         """Keep an approval for good, before the call goes on."""
@@ -367,6 +390,10 @@ class Desk:
         await self._bus.timers.set(
             task.people_timer(place.timer), task.people_timer_fired(place.timer), at, encode(due), headers
         )
+
+
+def _reason(failed: ChannelFailed) -> str:
+    return line(str(failed), REFUSED_LENGTH_MAX) or "it gives no reason"
 
 
 def place_of(task: TaskSubjects, interaction: str) -> Place:

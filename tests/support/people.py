@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import patch
 
 from schemas.events import ToolFinished
-from schemas.interactions import InteractionAnswered, InteractionRequested
+from schemas.interactions import InteractionAnswered, InteractionRequested, InteractionStep
 from schemas.requests import Reply
 from schemas.resources import (
     Agent,
@@ -50,6 +50,8 @@ class Shown:
         self.closed: list[InteractionAnswered] = []
         self.fails: list[ChannelFailed] = []
         """What the next deliveries fail with."""
+        self.mute: ChannelFailed | None = None
+        """What reminders fail with."""
 
     async def deliver(self, question: Question) -> str:
         if self.fails:
@@ -58,6 +60,8 @@ class Shown:
         return f"place-{len(self.delivered)}"
 
     async def remind(self, question: Question, place: str) -> None:
+        if self.mute is not None:
+            raise self.mute
         self.reminded.append(place)
 
     async def close(self, question: Question, place: str, answered: InteractionAnswered) -> None:
@@ -109,6 +113,19 @@ class People:
 
         await until(there, f"{count} questions in {channel}")
         return shown.delivered
+
+    async def step(self, task: TaskSubjects, step: int, is_it: Callable[[InteractionStep], bool]) -> InteractionStep:
+        """Wait until a channel of the question about the first call is as wanted."""
+        found: list[InteractionStep] = []
+
+        async def there() -> bool:
+            entry = await self.stage.bus.log(task.partition).get(task.interaction_step("r1", 1, 0, step))
+            if entry is not None and is_it(one := decode(entry.data, InteractionStep)):
+                found.append(one)
+            return bool(found)
+
+        await until(there, f"step {step} of {task.task}")
+        return found[0]
 
     async def answer(self, asked: InteractionRequested, **fields: Any) -> Reply:
         """Answer as somebody on the bus."""

@@ -187,6 +187,17 @@ PEOPLE: tuple[msgspec.Struct, ...] = (
         reminded=2,
         delivered=True,
     ),
+    InteractionStep(
+        interaction="r2.1.0",
+        step=2,
+        channel="boss",
+        at=AT,
+        until=LATER,
+        place="1700000000.000200",
+        reminded=1,
+        delivered=True,
+        refused="Slack says 'thread_locked' to chat.postMessage",
+    ),
     PeopleDue(interaction="r2.1.0", due=LATER),
     AnswerInteraction(
         task="helper-task-abc",

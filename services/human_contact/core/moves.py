@@ -1,7 +1,9 @@
 """What to do about a question now: ask a channel, remind people, ask the next channel, or give up. Pure.
 
 It is decided from what is recorded and from the channels as they are now, so any replica decides the same, and a
-restart while people think asks nobody again.
+restart while people think asks nobody again. A channel's time begins when it has the question, and before that when it
+was first tried: one that is out of reach for so long is passed over like one where nobody answers. One that refuses
+for good is passed over at once; whoever was asked before may still answer in the time that it would have had.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from schemas.resources import ContactChannelSpec, OnTimeout
 
 STEPS_MAX = 8
 """Channels that one question goes through."""
-
+AGAIN_MIN_S = 2.0
+AGAIN_MAX_S = 300.0
+"""How soon a channel is tried again that could not be reached: later each time."""
+SPAN_MIN_S = 0.001
+SPAN_MAX_S = 10 * 366 * 86_400.0
 POLL_MIN_S = 5.0
 POLL_MAX_S = 30.0
 """How often a channel is asked for answers that does not bring them: less often the longer it takes."""
@@ -41,9 +47,10 @@ class Deliver(msgspec.Struct, frozen=True):
 
 
 class Remind(msgspec.Struct, frozen=True):
-    """Say it again to the channel of a step."""
+    """Say it again to the channel of a step: the reminder `n`, from 1. Those that were missed are not made up for."""
 
     step: InteractionStep
+    n: int
 
 
 class GiveUp(msgspec.Struct, frozen=True):
@@ -51,6 +58,14 @@ class GiveUp(msgspec.Struct, frozen=True):
 
     outcome: OnTimeout
     waited_s: float
+    asked: bool = True
+    """Whether anybody was."""
+
+
+class Fail(msgspec.Struct, frozen=True):
+    """No channel takes the question."""
+
+    reason: str
 
 
 class Poll(msgspec.Struct, frozen=True):
@@ -65,7 +80,7 @@ class Wait(msgspec.Struct, frozen=True):
     until: datetime
 
 
-Move = Deliver | Remind | GiveUp | Poll | Wait
+Move = Deliver | Remind | GiveUp | Fail | Poll | Wait
 
 
 def next_move(
@@ -86,24 +101,49 @@ def next_move(
     if waiting and not polled:
         return Poll(waiting)
     if now >= asked.expires:
-        return GiveUp("deny", (now - asked.at).total_seconds())
+        return _give_up(asked, steps, "deny", now)
     if not steps:
         return Deliver(0, asked.channel)
     last = steps[-1]
-    if not last.delivered:
-        return Deliver(last.step, last.channel)
     spec = channel_of(last.channel)
-    if last.until is not None and now >= last.until:
+    if last.refused and not last.delivered:
+        if (following := _following(steps, spec)) is not None:
+            return following
+        if not any(step.delivered for step in steps):
+            return Fail("; ".join(step.refused for step in steps if step.refused))
+    until = _until(last, spec)
+    if until is not None and now >= until:
         return _after(asked, steps, spec, now)
-    looks = [asked.expires] if last.until is None else [asked.expires, last.until]
-    if spec is not None and spec.remind_s is not None:
-        due = last.at + timedelta(seconds=spec.remind_s * (last.reminded + 1))
-        if now >= due:
-            return Remind(last)
-        looks.append(due)
+    if not (last.delivered or last.refused):
+        return Deliver(last.step, last.channel)
+    looks = [asked.expires] if until is None else [asked.expires, until]
+    if last.delivered and not last.refused and spec is not None and spec.remind_s is not None:
+        every = span(spec.remind_s)
+        n = (now - last.at) // every
+        if n > last.reminded:
+            return Remind(last, n)
+        looks.append(last.at + every * (n + 1))
     if waiting:
         looks.append(now + timedelta(seconds=poll_after_s((now - waiting[-1].at).total_seconds())))
     return Wait(min(looks))
+
+
+def try_again_at(
+    asked: InteractionRequested, step: InteractionStep, spec: ContactChannelSpec | None, now: datetime, after_s: float
+) -> datetime:
+    """When a channel is tried again that could not be reached; `after_s`: not before then, as it said itself.
+
+    Not later than its time is over, or the question's.
+    """
+    waited_s = (now - step.at).total_seconds()
+    again = now + timedelta(seconds=max(min(max(waited_s, AGAIN_MIN_S), AGAIN_MAX_S), after_s))
+    until = _until(step, spec)
+    return min(again, asked.expires) if until is None else min(again, asked.expires, max(until, now))
+
+
+def span(seconds: float) -> timedelta:
+    """A time that somebody declared, as far as it can be counted with."""
+    return timedelta(seconds=min(max(seconds, SPAN_MIN_S), SPAN_MAX_S))
 
 
 def poll_after_s(waited_s: float) -> float:
@@ -111,15 +151,35 @@ def poll_after_s(waited_s: float) -> float:
     return min(max(POLL_SHARE * waited_s, POLL_MIN_S), POLL_MAX_S)
 
 
+def _until(step: InteractionStep, spec: ContactChannelSpec | None) -> datetime | None:
+    """When a channel's time is over."""
+    if step.delivered or spec is None or spec.timeout_s is None:
+        return step.until
+    return step.at + span(spec.timeout_s)
+
+
 def _after(
     asked: InteractionRequested, steps: Sequence[InteractionStep], spec: ContactChannelSpec | None, now: datetime
 ) -> Move:
     """The channel that was asked last had its time."""
     outcome: OnTimeout = spec.on_timeout if spec is not None else "deny"
-    if outcome == "escalate" and spec is not None and spec.escalate_to is not None:
-        following = spec.escalate_to.name
-        if len(steps) < STEPS_MAX and all(step.channel != following for step in steps):
-            return Deliver(len(steps), following)
-    if outcome == "escalate" or (outcome == "approve" and asked.kind != "approval"):
+    if outcome == "escalate":
+        return _following(steps, spec) or _give_up(asked, steps, "deny", now)
+    if outcome == "approve" and (asked.kind != "approval" or not steps[-1].delivered):
+        # Who was not asked has not consented.
         outcome = "deny"
-    return GiveUp(outcome, (now - asked.at).total_seconds())
+    return _give_up(asked, steps, outcome, now)
+
+
+def _following(steps: Sequence[InteractionStep], spec: ContactChannelSpec | None) -> Deliver | None:
+    """The channel after the last, if there is one that was not asked yet."""
+    if spec is None or spec.escalate_to is None or len(steps) >= STEPS_MAX:
+        return None
+    following = spec.escalate_to.name
+    return Deliver(len(steps), following) if all(step.channel != following for step in steps) else None
+
+
+def _give_up(
+    asked: InteractionRequested, steps: Sequence[InteractionStep], outcome: OnTimeout, now: datetime
+) -> GiveUp:
+    return GiveUp(outcome, (now - asked.at).total_seconds(), asked=any(step.delivered for step in steps))

@@ -11,6 +11,7 @@ from schemas.messages import ToolOutcome
 from schemas.resources import Grant, GrantSpec, Metadata, OnTimeout
 
 NOBODY = "Nobody answered within {seconds:.0f} s."
+NOBODY_ASKED = "Nobody could be reached within {seconds:.0f} s."
 
 
 def outcome_of(asked: InteractionRequested, answered: InteractionAnswered) -> ApprovalGranted | ToolFinished | None:
@@ -59,8 +60,10 @@ def grant_of(asked: InteractionRequested, granted: ApprovalGranted) -> Grant | N
     )
 
 
-def given_up(asked: InteractionRequested, outcome: OnTimeout, waited_s: float, at: datetime) -> InteractionAnswered:
-    """The answer to a question that nobody answered in time."""
+def given_up(
+    asked: InteractionRequested, outcome: OnTimeout, waited_s: float, at: datetime, *, anybody: bool = True
+) -> InteractionAnswered:
+    """The answer to a question that nobody answered in time, or that has not reached anybody."""
     action = {"approve": "accept", "fail": "cancel"}.get(outcome, "decline")
     return InteractionAnswered(
         namespace=asked.namespace,
@@ -69,7 +72,7 @@ def given_up(asked: InteractionRequested, outcome: OnTimeout, waited_s: float, a
         action=action,  # type: ignore[arg-type]  # one of the three
         at=at,
         via="expired",
-        comment=NOBODY.format(seconds=waited_s),
+        comment=(NOBODY if anybody else NOBODY_ASKED).format(seconds=waited_s),
     )
 
 

@@ -254,6 +254,80 @@ async def test_a_channel_that_refuses_ends_the_call_with_its_words() -> None:
         assert isinstance(refused, Rejected)
 
 
+async def test_a_refusal_after_people_were_asked_leaves_them_time_to_answer() -> None:
+    async with with_people("boss") as people:
+        people.shown["boss"].fails = [ChannelFailed("no such user", transient=False)]
+        escalating = channel(timeout_s=0.1, on_timeout="escalate", escalate_to=Ref(name="boss"))
+        await people.agent(escalating, channel("boss"))
+        task = await begin(people)
+        step = await people.step(task, 1, lambda step: bool(step.refused))
+        assert (step.channel, step.refused, step.delivered) == ("boss", "no such user", False)
+        assert await people.stage.bus.log(task.partition).get(task.tool_event("r1", 1)) is None
+        assert isinstance(await people.answer(await people.asked(task)), Accepted)
+        assert (await approval(people, task)).by == "ann"
+
+        async def closed() -> bool:
+            return bool(people.shown["oncall"].closed)
+
+        await until(closed, "who was asked sees that it is over")
+        assert people.shown["boss"].closed == []
+
+
+async def test_a_channel_that_refuses_passes_the_question_on_at_once() -> None:
+    async with with_people("boss") as people:
+        people.shown["oncall"].fails = [ChannelFailed("no such user", transient=False)]
+        first = channel(timeout_s=3600.0, on_timeout="escalate", escalate_to=Ref(name="boss"))
+        await people.agent(first, channel("boss"))
+        task = await begin(people)
+        await people.delivered("boss")
+        assert (await people.step(task, 0, lambda _: True)).refused == "no such user"
+        await people.answer(await people.asked(task))
+        assert (await approval(people, task)).by == "ann"
+
+
+async def test_only_when_all_channels_refuse_the_call_fails() -> None:
+    async with with_people("boss") as people:
+        people.shown["oncall"].fails = [ChannelFailed("no such user", transient=False)]
+        people.shown["boss"].fails = [ChannelFailed("gone", transient=False)]
+        first = channel(timeout_s=3600.0, on_timeout="escalate", escalate_to=Ref(name="boss"))
+        await people.agent(first, channel("boss"))
+        finished = await people.result(await begin(people))
+        assert (finished.outcome, finished.content) == ("failed", "failed to request approval: no such user; gone")
+
+
+async def test_a_channel_that_is_never_reached_is_passed_over_when_its_time_is_over() -> None:
+    async with with_people("boss") as people:
+        people.shown["oncall"].fails = [ChannelFailed("down", transient=True) for _ in range(100)]
+        first = channel(timeout_s=0.3, on_timeout="escalate", escalate_to=Ref(name="boss"))
+        await people.agent(first, channel("boss"))
+        task = await begin(people)
+        await people.delivered("boss")
+        assert people.shown["oncall"].delivered == []
+        await people.answer(await people.asked(task))
+        assert (await approval(people, task)).by == "ann"
+
+
+async def test_a_question_that_reaches_nobody_in_its_time_is_not_approved() -> None:
+    async with with_people() as people:
+        people.shown["oncall"].fails = [ChannelFailed("down", transient=True) for _ in range(100)]
+        await people.agent(channel(timeout_s=0.2, on_timeout="approve"))
+        finished = await people.result(await begin(people))
+        assert finished.outcome == "rejected"
+        assert "Nobody could be reached within" in finished.content
+
+
+@pytest.mark.parametrize(("transient", "at_least"), [(False, 1), (True, 2)])
+async def test_a_reminder_that_fails_does_not_end_the_question(transient: bool, at_least: int) -> None:
+    async with with_people() as people:
+        people.shown["oncall"].mute = ChannelFailed("thread is locked", transient=transient)
+        await people.agent(channel(remind_s=0.05, timeout_s=3600.0))
+        task = await begin(people)
+        step = await people.step(task, 0, lambda step: step.reminded >= at_least and bool(step.refused) != transient)
+        assert step.delivered
+        assert isinstance(await people.answer(await people.asked(task)), Accepted)
+        assert (await approval(people, task)).by == "ann"
+
+
 async def test_a_task_that_is_cancelled_withdraws_its_questions() -> None:
     async with with_people() as people:
         await people.agent(channel())
