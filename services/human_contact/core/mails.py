@@ -14,7 +14,8 @@ from html import escape
 import msgspec
 
 from schemas.interactions import InteractionRequested
-from services.human_contact.core.words import headline, line, visible
+from schemas.visible import visible
+from services.human_contact.core.words import headline, line
 
 SHOWN_MAX = 20_000
 """Characters of arguments or message that a mail shows. What is longer is approved by its page, which shows all."""

@@ -10,8 +10,9 @@ import hashlib
 from html import escape
 
 from schemas.interactions import COMMENT_LENGTH_MAX, InteractionAnswered, InteractionRequested
+from schemas.visible import visible
 from services.human_contact.core.tokens import LinkAction
-from services.human_contact.core.words import SCOPES, ending, headline, visible
+from services.human_contact.core.words import SCOPES, ending, headline
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;"

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from schemas.interactions import InteractionAnswered, InteractionRequested
-from services.human_contact.core.words import ending, headline, line, visible
+from schemas.visible import visible
+from services.human_contact.core.words import ending, headline, line
 
 SECTION_MAX = 2_900
 """Characters of one text; Slack takes 3,000."""

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from schemas.interactions import InteractionAnswered, InteractionRequested
+from schemas.visible import visible
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e0fff\ud800-\udfff]"
-)
 TITLE_LENGTH_MAX = 120
-
-
-def visible(text: str) -> str:
-    """A stranger's text with everything written out that is not seen, or that turns round what is."""
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def line(text: str, length: int = TITLE_LENGTH_MAX) -> str:

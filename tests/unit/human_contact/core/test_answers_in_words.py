@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.interactions import InteractionRequested
+from schemas.visible import visible
 from services.human_contact.core.forms import Answerer, BadForm, form_answer
 from services.human_contact.core.mail_replies import BadReply, mail_of, own_words, reply_answer
 from services.human_contact.core.pages import question_page
 from services.human_contact.core.rates import Rate, Rates
 from services.human_contact.core.slack_signing import is_fresh, is_signed, signature
 from services.human_contact.core.slack_words import Ref, question_blocks, ref_of
-from services.human_contact.core.words import visible
 from tests.support.slack_server import check_blocks
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
