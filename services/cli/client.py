@@ -16,7 +16,7 @@ from schemas import subjects
 from schemas.events import TaskSubmitted
 from schemas.ids import InvalidId, check_resource_name, check_token, partition_of
 from schemas.interactions import AnswerInteraction
-from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SendMessage, SubmitTask
+from schemas.requests import Accepted, CancelTask, DeleteTask, RefusalCode, Rejected, Reply, SendMessage, SubmitTask
 from schemas.resources import Resource, ResourceStatus
 from schemas.subjects import TaskSubjects
 from schemas.task import Initializing, State, decode_state
@@ -204,9 +204,10 @@ class Client:
         return sorted(found, key=lambda task: task.state.created_at, reverse=True)
 
 
-_REJECTIONS = {
+_REJECTIONS: dict[RefusalCode, ExitCode] = {
     "malformed": ExitCode.REFUSED,
     "invalid": ExitCode.REFUSED,
+    "forbidden": ExitCode.REFUSED,
     "conflict": ExitCode.REFUSED,
     "not_found": ExitCode.NOT_FOUND,
     "unavailable": ExitCode.UNREACHABLE,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from schemas import subjects
 from schemas.dead_letters import DeadLetter, FailedAttempt
-from schemas.requests import Accepted, Rejected, SubmitTask
+from schemas.interactions import AnswerInteraction
+from schemas.requests import Accepted, RefusalCode, Rejected, SubmitTask
 from schemas.resources import LLM, Agent, AgentSpec, LLMSpec, Metadata, Ref, ResourceStatus
 from schemas.wire import encode
 from services.cli import client as client_module
@@ -67,6 +70,19 @@ async def test_what_another_version_wrote_does_not_spoil_a_list() -> None:
     await bus.log(0).record(Outgoing("$KV.holdfast_0.default.t9", b'{"type":"task.future.v1"}'))
     assert len(await client.resources("LLM", None)) == 1
     assert [stored.state.task for stored in await client.tasks(None)] == ["t1"]
+
+
+@pytest.mark.parametrize("code", get_args(RefusalCode))
+async def test_every_refusal_ends_the_command_with_a_code_of_its_own(code: RefusalCode) -> None:
+    bus = MemoryBus()
+
+    async def answer(signal: Signal) -> None:
+        await bus.signals.publish(signal.reply, encode(Rejected(code=code, error="no")))
+
+    await bus.signals.subscribe(subjects.ASK_ALL, answer)
+    with pytest.raises(Stop, match="no") as caught:
+        await Client(bus).answer("default", AnswerInteraction(task="t", interaction="r1.1.0"))
+    assert caught.value.code in (ExitCode.REFUSED, ExitCode.NOT_FOUND, ExitCode.UNREACHABLE)
 
 
 async def test_a_refused_request_ends_the_command_with_the_planners_words() -> None:
