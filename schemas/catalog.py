@@ -439,7 +439,7 @@ _TASK_CHANNELS = (
         consumed_by=("nats-server",),
         delivery="last-value",
         kept="until it fires",
-        stream=subjects.TIMERS_STREAM,
+        stream=subjects.NOTIFY_TIMERS_STREAM,
     ),
     Channel(
         name="notification-timers-fired",
@@ -450,7 +450,7 @@ _TASK_CHANNELS = (
         consumed_by=("notifier",),
         delivery="scheduled",
         kept="until it is handled",
-        stream=subjects.TIMERS_STREAM,
+        stream=subjects.NOTIFY_TIMERS_STREAM,
         consumer=subjects.NOTIFIER_TIMERS,
     ),
     Channel(
@@ -462,7 +462,7 @@ _TASK_CHANNELS = (
         consumed_by=("nats-server",),
         delivery="last-value",
         kept="until it fires",
-        stream=subjects.TIMERS_STREAM,
+        stream=subjects.PEOPLE_TIMERS_STREAM,
     ),
     Channel(
         name="people-timers-fired",
@@ -473,7 +473,7 @@ _TASK_CHANNELS = (
         consumed_by=("human-contact",),
         delivery="scheduled",
         kept="until it is handled",
-        stream=subjects.TIMERS_STREAM,
+        stream=subjects.PEOPLE_TIMERS_STREAM,
         consumer=subjects.HUMAN_CONTACT_TIMERS,
     ),
     Channel(

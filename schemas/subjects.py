@@ -35,7 +35,15 @@ REQUESTS_SUBJECTS = (
     f"{PREFIX}.tasks.*.send",
 )
 TIMERS_STREAM = "HOLDFAST_TIMERS"
-TIMERS_SUBJECTS = (f"{PREFIX}.timer.>",)
+PEOPLE_TIMERS_STREAM = "HOLDFAST_PEOPLE_TIMERS"
+NOTIFY_TIMERS_STREAM = "HOLDFAST_NOTIFY_TIMERS"
+TIMER_STREAMS = {
+    TIMERS_STREAM: (f"{PREFIX}.timer.set.>", f"{PREFIX}.timer.fire.>"),
+    PEOPLE_TIMERS_STREAM: (f"{PREFIX}.timer.people.>",),
+    NOTIFY_TIMERS_STREAM: (f"{PREFIX}.timer.notify.>",),
+}
+"""The streams of timers and what they capture. A service that may set timers can empty its stream, because the server
+takes rollups where it takes schedules: so each has a stream of its own."""
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
 DEAD_LETTERS_SUBJECTS = (f"{PREFIX}.dlq.>",)
 RESOURCES_BUCKET = "holdfast_resources"
@@ -69,12 +77,20 @@ TOOL_EXECUTOR_ANSWERS = "tool-executor-answers"
 HUMAN_CONTACT = "human-contact"
 HUMAN_CONTACT_ANSWERS = "human-contact-answers"
 HUMAN_CONTACT_TIMERS = "human-contact-timers"
+PLANNER_TIMERS_FIRED = f"{PREFIX}.timer.fire.>"
+"""What the planner's timers fire on (a filter)."""
 PEOPLE_TIMERS_FIRED = f"{PREFIX}.timer.people.fire.>"
 """What the timers about people fire on (a filter)."""
 NOTIFIER = "notifier"
 NOTIFIER_TIMERS = "notifier-timers"
 NOTIFIER_TIMERS_FILTER = f"{PREFIX}.timer.notify.fire.>"
 """The wake-ups of notifications. The planner's are on subjects of their own."""
+
+
+def timer_stream(subject: str) -> str:
+    """The stream of a timer, or of what it fires on; the subject may be a filter."""
+    kind = subject.removeprefix(f"{PREFIX}.timer.").partition(".")[0]
+    return {"people": PEOPLE_TIMERS_STREAM, "notify": NOTIFY_TIMERS_STREAM}.get(kind, TIMERS_STREAM)
 
 
 def planner_filter(partition: int) -> str:

@@ -21,7 +21,7 @@ from services.runtime.memory.queue import MemoryQueue
 from services.runtime.memory.server import MemoryServer
 from services.runtime.memory.signals import MemorySignals
 from services.runtime.memory.store import MemoryStore
-from services.runtime.ports import Clock, Log, Queue, Signals, Store, Timers
+from services.runtime.ports import Clock, Log, Queue, Signals, Store, Survey, Timers
 
 Pause = Callable[[str, str], Awaitable[None]]
 """Called with the name of a call and with its subject, key or consumer."""
@@ -62,6 +62,11 @@ class MemoryBus:
         queue = MemoryQueue(self.server.consumer(consumer, partition), self._pause)
         self._queues.append(queue)
         return queue
+
+    async def survey(self) -> Survey:
+        """All streams and durable consumers as they are."""
+        await self._pause("bus.survey", "")
+        return self.server.survey()
 
     def cut(self) -> None:
         """The server notices that this process is gone, as when it was killed: nobody listens here any more."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from services.runtime.memory.clock import Alarm, AlarmClock
 from services.runtime.memory.stream import Stream, matches
-from services.runtime.ports import Entry
+from services.runtime.ports import ConsumerState, Entry
 
 
 class DurableConsumer:
@@ -44,6 +44,20 @@ class DurableConsumer:
     def held(self) -> Sequence[int]:
         """Sequences of the messages that are in somebody's hands, or wait until they are delivered again."""
         return tuple(self._held)
+
+    @property
+    def state(self) -> ConsumerState:
+        """How far it is."""
+        fresh = [entry for seq in self._fresh if (entry := self.stream.at(seq)) is not None]
+        in_hand = {*self._again, *self._held}
+        return ConsumerState(
+            name=self.name,
+            stream=self.stream.name,
+            pending=len(fresh),
+            oldest_pending=fresh[0].at if fresh else None,
+            in_hand=len(in_hand),
+            redelivering=sum(self._delivered.get(seq, 0) > 1 for seq in in_hand),
+        )
 
     @property
     def unfinished(self) -> int:

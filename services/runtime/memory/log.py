@@ -86,6 +86,11 @@ class MemoryLog:
         await self._pause("log.purge", filter_)
         self._stream.purge(filter_)
 
+    async def drop(self, entry: Entry) -> None:
+        """Remove a message, and none that has taken its place on its subject meanwhile."""
+        await self._pause("log.drop", entry.subject)
+        self._stream.remove(entry.seq)
+
     def _check_known(self, seq: int) -> None:
         if seq > self._stream.last_seq:
             raise Unavailable(f"{self._stream.name} is at {self._stream.last_seq}, not yet at {seq}")
@@ -108,7 +113,7 @@ class MemoryTimers:
         """Set the timer of `subject`, replacing the one before."""
         await self._pause("timers.set", subject)
         for name in (subject, fires_on):
-            if not self._server.timers.captures(name):
+            if not self._server.timers_of(name).captures(name):
                 raise ValueError(f"{name!r} is not the subject of a timer")
         self._server.set_timer(Outgoing(subject, data, dict(headers)), fires_on, at)
         await self._pause("timers.set:after", subject)

@@ -13,12 +13,13 @@ from services.runtime.memory.clock import Alarm, AlarmClock, LoopClock
 from services.runtime.memory.consumers import DurableConsumer
 from services.runtime.memory.signals import Listeners
 from services.runtime.memory.stream import Stream, matches
-from services.runtime.ports import Entry, Outgoing, Signal
+from services.runtime.ports import Entry, Outgoing, Signal, Survey
 
 TASK_FILTERS = {
     subjects.PLANNER: subjects.planner_filter,
     subjects.LLM_GATEWAY: subjects.llm_filter,
     subjects.TOOL_EXECUTOR: subjects.tool_filter,
+    subjects.TOOL_EXECUTOR_ANSWERS: subjects.answered_filter,
     subjects.NOTIFIER: subjects.notify_filter,
     subjects.HUMAN_CONTACT: subjects.ask_filter,
     subjects.HUMAN_CONTACT_ANSWERS: subjects.answered_filter,
@@ -41,7 +42,10 @@ class MemoryServer:
         self.requests = self._stream(
             subjects.REQUESTS_STREAM, subjects.REQUESTS_SUBJECTS, history=None, work_queue=True
         )
-        self.timers = self._stream(subjects.TIMERS_STREAM, subjects.TIMERS_SUBJECTS, history=1, work_queue=True)
+        self.timers = tuple(
+            self._stream(name, captured, history=1, work_queue=True)
+            for name, captured in subjects.TIMER_STREAMS.items()
+        )
         self.dead_letters = self._stream(subjects.DEAD_LETTERS_STREAM, subjects.DEAD_LETTERS_SUBJECTS, history=1)
         bucket = subjects.RESOURCES_BUCKET
         self.resources = self._stream(f"KV_{bucket}", (f"$KV.{bucket}.>",), history=1)
@@ -53,7 +57,7 @@ class MemoryServer:
     @property
     def streams(self) -> Sequence[Stream]:
         """All streams."""
-        return (*self.tasks, self.requests, self.timers, self.dead_letters, self.resources, self.flow)
+        return (*self.tasks, self.requests, *self.timers, self.dead_letters, self.resources, self.flow)
 
     def capturing(self, subject: str) -> Stream | None:
         """The stream that stores a subject, or None."""
@@ -67,10 +71,16 @@ class MemoryServer:
             self._consumers[key] = DurableConsumer(name, stream, filters, self.clock, ack_wait_s=self.ack_wait_s)
         return self._consumers[key]
 
+    def survey(self) -> Survey:
+        """All streams, and the consumers that were asked for."""
+        return Survey(
+            [stream.state for stream in self.streams], [consumer.state for consumer in self._consumers.values()]
+        )
+
     def set_timer(self, message: Outgoing, fires_on: str, at: datetime) -> None:
         """Store `message` under its own subject until `at`, and then on `fires_on`."""
         self.cancel_timers(message.subject)
-        self.timers.append(message)
+        self.timers_of(message.subject).append(message)
         delay_s = max((at - self.clock.now()).total_seconds(), 0.0)
         self._alarms[message.subject] = self.clock.call_later(delay_s, lambda: self._fire(message, fires_on))
 
@@ -78,22 +88,27 @@ class MemoryServer:
         """Forget the timers whose subject matches."""
         for subject in [subject for subject in self._alarms if matches(filter_, subject)]:
             self._alarms.pop(subject).cancel()
-        self.timers.purge(filter_)
+        self.timers_of(filter_).purge(filter_)
 
     def _fire(self, message: Outgoing, fires_on: str) -> None:
         self.cancel_timers(message.subject)
-        self.timers.append(Outgoing(fires_on, message.data, message.headers))
+        self.timers_of(fires_on).append(Outgoing(fires_on, message.data, message.headers))
+
+    def timers_of(self, subject: str) -> Stream:
+        """The stream of a timer, or of what it fires on; the subject may be a filter."""
+        name = subjects.timer_stream(subject)
+        return next(stream for stream in self.timers if stream.name == name)
 
     def _source(self, consumer: str, partition: int | None) -> tuple[Stream, Sequence[str]]:
         match consumer:
             case subjects.PLANNER_REQUESTS:
                 return self.requests, subjects.REQUESTS_SUBJECTS
             case subjects.PLANNER_TIMERS:
-                return self.timers, (f"{subjects.PREFIX}.timer.fire.>",)
+                return self.timers_of(subjects.PLANNER_TIMERS_FIRED), (subjects.PLANNER_TIMERS_FIRED,)
             case subjects.NOTIFIER_TIMERS:
-                return self.timers, (subjects.NOTIFIER_TIMERS_FILTER,)
+                return self.timers_of(subjects.NOTIFIER_TIMERS_FILTER), (subjects.NOTIFIER_TIMERS_FILTER,)
             case subjects.HUMAN_CONTACT_TIMERS:
-                return self.timers, (subjects.PEOPLE_TIMERS_FIRED,)
+                return self.timers_of(subjects.PEOPLE_TIMERS_FIRED), (subjects.PEOPLE_TIMERS_FIRED,)
             case _ if consumer in TASK_FILTERS:
                 if partition is None:
                     raise ValueError(f"consumer {consumer} is per partition")

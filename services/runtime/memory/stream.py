@@ -12,7 +12,7 @@ from functools import lru_cache
 from schemas.subjects import MSG_ID
 from services.runtime.errors import Conflict
 from services.runtime.memory.clock import AlarmClock
-from services.runtime.ports import Entry, Outgoing
+from services.runtime.ports import Entry, Outgoing, StreamState
 
 Observer = Callable[[Entry], None]
 
@@ -78,6 +78,14 @@ class Stream:
         if message_id is not None:
             self._by_message_id[message_id] = entry.seq
         return entry.seq
+
+    @property
+    def state(self) -> StreamState:
+        """How full it is."""
+        size = sum(len(entry.subject) + len(entry.data) for entry in self._entries.values())
+        return StreamState(
+            name=self.name, messages=len(self._entries), bytes_=size, last_seq=self.last_seq, replicas_missing=0
+        )
 
     def newest_seq(self, subject: str) -> int:
         """The newest sequence of a subject, or 0."""

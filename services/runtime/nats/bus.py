@@ -15,8 +15,10 @@ from services.runtime.nats.payloads import Payloads
 from services.runtime.nats.queue import NatsQueue
 from services.runtime.nats.signals import NatsSignals
 from services.runtime.nats.store import NatsStore
+from services.runtime.nats.survey import survey
 from services.runtime.nats.timers import NatsTimers
 from services.runtime.nats.topology import DEAD_LETTER_S, Durability
+from services.runtime.ports import Survey
 from services.runtime.settings import Settings
 
 PAYLOAD_GRACE_S = 86_400
@@ -48,7 +50,7 @@ class NatsBus:
         self._connection = connection
         self._settings = settings
         self._payloads = Payloads(connection, replicas=settings.stream_replicas)
-        self.timers = NatsTimers(connection, self._payloads)
+        self.timers = NatsTimers(connection)
         self.resources = NatsStore(connection, subjects.RESOURCES_BUCKET, replicas=settings.stream_replicas)
         self.flow = NatsStore(connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas)
         self.signals = NatsSignals(connection, self._payloads)
@@ -81,6 +83,10 @@ class NatsBus:
         stream = topology.stream_of(consumer, partition)
         plan = self._plans[stream, consumer]
         return NatsQueue(self._connection, plan, self._payloads, ack_wait_s=self._settings.ack_wait_s)
+
+    async def survey(self) -> Survey:
+        """All streams and durable consumers as they are."""
+        return await survey(self._connection, self._settings)
 
     async def close(self) -> None:
         """Send what is written and disconnect."""

@@ -109,6 +109,14 @@ class NatsLog:
         await api.ask(self._connection, f"STREAM.PURGE.{self._stream}", {"filter": filter_})
         await self._payloads.purge(filter_)
 
+    async def drop(self, entry: Entry) -> None:
+        """Remove a message, and none that has taken its place on its subject meanwhile."""
+        stored = await self._reader.get(entry.subject, at_least=entry.seq)
+        wanted = {"filter": entry.subject, "seq": entry.seq + 1}
+        purged = (await api.ask(self._connection, f"STREAM.PURGE.{self._stream}", wanted)).get("purged", 0)
+        if purged and stored is not None and stored.seq == entry.seq:
+            await self._payloads.drop(entry.subject, stored.headers)
+
     # --- writing ------------------------------------------------------------------------
 
     async def _fenced(self, message: Outgoing, expected: int) -> Command:

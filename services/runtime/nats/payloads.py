@@ -87,6 +87,12 @@ class Payloads:
         """Remove the payloads of all messages whose subject matches a filter."""
         await api.ask(self._connection, f"STREAM.PURGE.{payloads_stream()}", {"filter": _piece("*", "*", filter_)})
 
+    async def drop(self, subject: str, headers: Mapping[str, str]) -> None:
+        """Remove the payload that one message stood for, if it had one."""
+        if reference := headers.get(PAYLOAD_REF):
+            digest, _, owner = _parse(subject, reference)
+            await api.ask(self._connection, f"STREAM.PURGE.{payloads_stream()}", {"filter": _piece(digest, "*", owner)})
+
     async def _store(self, subject: str, data: bytes, kept_s: int | None) -> str:
         digest = hashlib.sha256(data).hexdigest()
         size = min(PIECE_BYTES_MAX, self._connection.max_payload - HEADROOM_BYTES)
@@ -112,14 +118,9 @@ def _parse(subject: str, reference: str) -> tuple[str, int, str]:
     """Digest, number of pieces and subject of a payload; a message may only name a payload of its own."""
     digest, _, rest = reference.partition(".")
     count, _, owner = rest.partition(".")
-    if not count.isdecimal() or owner not in (subject, _timer_of(subject)):
+    if not count.isdecimal() or owner != subject:
         raise PayloadLost(f"{subject} names a payload that is not its own: {reference[:200]!r}")
     return digest, int(count), owner
-
-
-def _timer_of(subject: str) -> str:
-    """Where a fired timer was set: it carries the message that was stored there."""
-    return subject.replace(".timer.fire.", ".timer.set.", 1)
 
 
 def _piece(digest: str, n: int | str, subject: str) -> str:

@@ -110,7 +110,6 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
     }
     timers = {
         **base,
-        "subjects": list(subjects.TIMERS_SUBJECTS),
         "retention": "workqueue",
         "max_msgs_per_subject": 1,
         "allow_msg_schedules": True,
@@ -134,7 +133,10 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
     return [
         *tasks,
         StreamPlan(subjects.REQUESTS_STREAM, requests, BASE_CHECKED),
-        StreamPlan(subjects.TIMERS_STREAM, timers, (*BASE_CHECKED, "allow_msg_schedules")),
+        *(
+            StreamPlan(name, {**timers, "subjects": list(captured)}, (*BASE_CHECKED, "allow_msg_schedules"))
+            for name, captured in subjects.TIMER_STREAMS.items()
+        ),
         StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED),
         StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct")),
         StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct")),
@@ -162,8 +164,12 @@ def stream_of(consumer: str, partition: int | None) -> str:
     match consumer:
         case subjects.PLANNER_REQUESTS:
             return subjects.REQUESTS_STREAM
-        case subjects.PLANNER_TIMERS | subjects.NOTIFIER_TIMERS | subjects.HUMAN_CONTACT_TIMERS:
+        case subjects.PLANNER_TIMERS:
             return subjects.TIMERS_STREAM
+        case subjects.HUMAN_CONTACT_TIMERS:
+            return subjects.PEOPLE_TIMERS_STREAM
+        case subjects.NOTIFIER_TIMERS:
+            return subjects.NOTIFY_TIMERS_STREAM
         case _:
             if partition is None:
                 raise ValueError(f"consumer {consumer} is one of a partition's stream: say which partition")
@@ -181,13 +187,18 @@ def _consumer_plans(settings: Settings) -> Iterator[ConsumerPlan]:
         yield _consumer(settings, stream, subjects.PLANNER, subjects.planner_filter(partition))
         yield _consumer(settings, stream, subjects.LLM_GATEWAY, subjects.llm_filter(partition))
         yield _consumer(settings, stream, subjects.TOOL_EXECUTOR, subjects.tool_filter(partition))
+        yield _consumer(settings, stream, subjects.TOOL_EXECUTOR_ANSWERS, subjects.answered_filter(partition))
         yield _consumer(settings, stream, subjects.NOTIFIER, subjects.notify_filter(partition))
         yield _consumer(settings, stream, subjects.HUMAN_CONTACT, subjects.ask_filter(partition))
         yield _consumer(settings, stream, subjects.HUMAN_CONTACT_ANSWERS, subjects.answered_filter(partition))
     yield _consumer(settings, subjects.REQUESTS_STREAM, subjects.PLANNER_REQUESTS, "hf.tasks.>")
-    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.PLANNER_TIMERS, "hf.timer.fire.>")
-    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.HUMAN_CONTACT_TIMERS, subjects.PEOPLE_TIMERS_FIRED)
-    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER)
+    yield _consumer(settings, subjects.TIMERS_STREAM, subjects.PLANNER_TIMERS, subjects.PLANNER_TIMERS_FIRED)
+    yield _consumer(
+        settings, subjects.PEOPLE_TIMERS_STREAM, subjects.HUMAN_CONTACT_TIMERS, subjects.PEOPLE_TIMERS_FIRED
+    )
+    yield _consumer(
+        settings, subjects.NOTIFY_TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER
+    )
 
 
 def _consumer(settings: Settings, stream: str, name: str, filter_: str) -> ConsumerPlan:

@@ -21,10 +21,11 @@ from schemas.events import (
 )
 from schemas.messages import AssistantMessage, Message, ToolMessage, Usage
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
+from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, OpenCalls, State, decode_state
 from schemas.wire import decode, encode
 from services.planner.core.outstanding import outstanding
 from services.runtime.ports import Entry
+from tests.chaos.simulated.checks_threads import check_threads, hearers, last_said
 from tests.chaos.simulated.outside import said
 from tests.chaos.simulated.replay import explain
 from tests.chaos.simulated.scenario import CALL_COST_MAX
@@ -38,6 +39,7 @@ def check(world: World) -> list[str]:
     found += _effects(world)
     found += _approvals(world)
     found += _model_calls(world)
+    found += check_threads(world)
     for name in sorted(world.accepted | children_of(world)):
         task = world.scenario.subjects(name)
         states = states_of(world, task)
@@ -80,17 +82,16 @@ def _end(states: list[tuple[Entry, State]]) -> Iterator[str]:
 
 
 def _answer(world: World, states: list[tuple[Entry, State]]) -> Iterator[str]:
-    """The answer is what the script makes of the results of the last request, in call order."""
+    """The answer is what the script makes of the results of the last request, in call order, if nothing came after."""
     if not states or not isinstance(ended := states[-1][1], FinalAnswer):
         return
-    results = ""
-    for _, state in states:
-        if isinstance(state, AwaitingTools):
-            task = world.scenario.subjects(state.task)
-            stored = {entry.subject: entry.data for entry in world.history.of(task, task.tool_events(state.request))}
-            calls = [stored.get(task.tool_event(state.request, call.n), b"") for call in state.calls]
-            results = "\n".join(decode(data, ToolFinished).content for data in calls if data)
-    entries = {entry.seq: entry for entry in world.history.by_task[world.scenario.subjects(ended.task)]}
+    task, results = world.scenario.subjects(ended.task), ""
+    entries = {entry.seq: entry for entry in world.history.by_task[task]}
+    asked = next((state for _, state in reversed(states) if isinstance(state, AwaitingTools)), None)
+    if asked is not None and ".tool." in entries[ended.window[-2]].subject:
+        stored = {entry.subject: entry.data for entry in world.history.of(task, task.tool_events(asked.request))}
+        calls = [stored.get(task.tool_event(asked.request, call.n), b"") for call in asked.calls]
+        results = "\n".join(decode(data, ToolFinished).content for data in calls if data)
     said = decode(entries[ended.window[-1]].data, ModelAnswered).message.content
     if said != f"done in {ended.turn}: {results}":
         yield f"its answer is {said!r}, and the last results are {results!r}"
@@ -102,7 +103,7 @@ def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
     parent = decode(root.data, TaskSubmitted).parent if root is not None else None
     if (parent.task if parent is not None else task.task) not in world.removed:
         return
-    stored = [*world.server.tasks[task.partition].subjects([">"]), *world.server.timers.subjects([">"])]
+    stored = [*world.server.tasks[task.partition].subjects([">"]), *(name for timers in world.server.timers for name in timers.subjects([">"]))]
     if left := [subject for subject in stored if task.task in subject.split(".")]:
         yield f"it was removed, and these are left: {left}"
 
@@ -137,33 +138,35 @@ def _tool_results(world: World, task: TaskSubjects, states: list[tuple[Entry, St
     """One result for each call of an answer, in call order in the window, and true."""
     results = {entry.subject: entry for entry in world.history.of(task, f"{task.root}.evt.{task.task}.tool.>")}
     expected: set[str] = set()
+    asked_at: dict[str, tuple[int, ...]] = {}
     for n, (_, state) in enumerate(states):
-        if isinstance(state, Failed | Cancelled) and state.open_calls is not None:
-            wanted = [task.tool_event(state.open_calls.request, call.n) for call in state.open_calls.calls]
-        elif isinstance(state, AwaitingTools):
-            wanted = [task.tool_event(state.request, call.n) for call in state.calls]
-        else:
+        asked = state.open_calls if isinstance(state, Failed | Cancelled) else state
+        if not isinstance(asked, AwaitingTools | OpenCalls):
             continue
+        wanted = [task.tool_event(asked.request, call.n) for call in asked.calls]
+        asked_at[asked.request] = state.window
         expected |= set(wanted)
         if missing := [subject for subject in wanted if subject not in results]:
             yield f"these calls have no result: {missing}"
             continue
         after = states[n + 1][1] if n + 1 < len(states) else state
         if isinstance(state, AwaitingTools) and not isinstance(after, (AwaitingTools, *ENDED)):
-            added = after.window[len(state.window) :]
+            added = after.window[len(state.window) :][: len(wanted)]
             if added != tuple(results[subject].seq for subject in wanted):
                 yield f"the results of {state.request} are not in call order: {added}"
     if surplus := results.keys() - expected:
         yield f"nobody asked for these results: {sorted(surplus)}"
     for entry in results.values():
-        yield from _is_true(world, decode(entry.data, ToolFinished), task)
+        result = decode(entry.data, ToolFinished)
+        if entry.subject in expected:
+            yield from _is_true(world, result, last_said(world, asked_at[result.request], task))
 
 
-def _is_true(world: World, result: ToolFinished, task: TaskSubjects) -> Iterator[str]:
+def _is_true(world: World, result: ToolFinished, user: str) -> Iterator[str]:
     if result.outcome != "succeeded" or result.child:
         return
     turn = result.request.removeprefix("r")
-    key, tool = f"{task.task}/{turn}/{result.n}", result.tool.partition("__")[2]
+    key, tool = f"{user}/{turn}/{result.n}", result.tool.partition("__")[2]
     if result.content != said(tool, key):
         yield f"call {key} has the result of another: {result.content}"
     if not world.history.effects_of(key):
@@ -172,10 +175,11 @@ def _is_true(world: World, result: ToolFinished, task: TaskSubjects) -> Iterator
 
 def _effects(world: World) -> Iterator[str]:
     """A tool that must not do its work twice did not; one that may was told so in the ledger each time."""
+    heard = hearers(world)
     for key in sorted({effect.key for effect in world.history.effects}):
         effects = world.history.effects_of(key)
-        name, turn, n = key.split("/")
-        task = world.scenario.subjects(name)
+        user, turn, n = key.split("/")
+        task = world.scenario.subjects(heard.get(user, [user])[0])
         entries = world.history.of(task, task.ledger(f"r{turn}", int(n)))
         match effects[0].tool:
             case "pay" if len(effects) > 1:
@@ -190,9 +194,10 @@ def _effects(world: World) -> Iterator[str]:
 
 def _approvals(world: World) -> Iterator[str]:
     """Nothing took effect that people had not approved, though somebody wanted them to."""
+    heard = hearers(world)
     for effect in world.history.effects:
-        name, turn, n = effect.key.split("/")
-        task = world.scenario.subjects(name)
+        user, turn, n = effect.key.split("/")
+        task = world.scenario.subjects(heard.get(user, [user])[0])
         agent = decode(world.history.of(task, task.submitted)[0].data, TaskSubmitted).spec.agent
         patterns = [pattern for rule in world.scenario.agents[agent].spec.approvals for pattern in rule.tools]
         if not any(fnmatchcase(f"box__{effect.tool}", pattern) for pattern in patterns):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from schemas import subjects
-from schemas.subjects import PAYLOAD_REF, PLANNER, PLANNER_REQUESTS, PLANNER_TIMERS, TOOL_EXECUTOR, TaskSubjects
+from schemas.subjects import PAYLOAD_REF, PLANNER, PLANNER_REQUESTS, TOOL_EXECUTOR, TaskSubjects
 from services.runtime.errors import Refused
 from services.runtime.nats import api, payloads
 from services.runtime.nats.bus import NatsBus
@@ -71,15 +70,10 @@ async def test_a_large_state_and_large_commands_are_committed(
     assert taken == {command.subject: command.data for command in commands}
 
 
-async def test_a_large_timer_a_large_request_and_a_large_dead_letter_arrive(
+async def test_a_large_request_and_a_large_dead_letter_arrive(
     server: NatsServer, connected: Connect
 ) -> None:
     bus = await connected(server.url)
-    at = datetime.now(UTC) + timedelta(seconds=0.1)
-    await bus.timers.set(TASK.timer("x"), TASK.timer_fired("x"), at, LARGE, HEADERS)
-    timers = await bus.queue(PLANNER_TIMERS)
-    (fired,) = await timers.take(1)
-    assert (fired.subject, fired.data, fired.headers) == (TASK.timer_fired("x"), LARGE, HEADERS)
     await bus.signals.store(subjects.submit("default"), LARGE)
     (request,) = await (await bus.queue(PLANNER_REQUESTS)).take(1)
     assert request.data == LARGE
@@ -149,12 +143,9 @@ async def test_purging_a_task_purges_its_payloads_and_no_others(server: NatsServ
     for task in (TASK, other):
         await log.commit(Change(Outgoing(task.state, LARGE), 0, (Outgoing(task.tool_command("r", 1), LARGE),)))
         await log.record(Outgoing(task.submitted, LARGE))
-        at = datetime.now(UTC) + timedelta(hours=1)
-        await bus.timers.set(task.timer("x"), task.timer_fired("x"), at, LARGE, {})
     before = await pieces(bus)
     for filter_ in TASK.everything:
         await log.purge(filter_)
-    await bus.timers.cancel(TASK.timers)
     assert await pieces(bus) == before / 2
     assert await pieces(bus, f"$O.{subjects.PAYLOADS_BUCKET}.C.*.*.{TASK.submitted}") == 0
     for subject in (other.state, other.tool_command("r", 1), other.submitted):

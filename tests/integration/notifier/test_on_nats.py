@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from schemas.notifications import NotificationDelivered, NotificationFailed
-from schemas.subjects import TIMERS_STREAM
+from schemas.subjects import NOTIFY_TIMERS_STREAM
 from services.cli.client import Client
 from services.cli.letters import letters, redrive
 from services.notifier.core import machine
@@ -53,7 +53,7 @@ async def on_nats(
 
 
 async def left(bus: NatsBus) -> int:
-    info = await api.ask(bus._connection, f"STREAM.INFO.{TIMERS_STREAM}")
+    info = await api.ask(bus._connection, f"STREAM.INFO.{NOTIFY_TIMERS_STREAM}")
     return int(info["state"]["messages"])
 
 

@@ -203,7 +203,7 @@ async def test_when_a_task_is_removed_nobody_is_told_of_it_any_more() -> None:
 
 
 def memory_timers(server: MemoryServer) -> list[str]:
-    return [entry.subject for entry in server.timers.entries() if ".notify." in entry.subject]
+    return [entry.subject for timers in server.timers for entry in timers.entries() if ".notify." in entry.subject]
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ async def test_a_task_that_has_ended_needs_no_answer_and_its_removal_removes_all
 
         await until(removed, "the task can be removed")
         assert await stage.bus.log(task.partition).subjects(f"{task.root}.int.>") == []
-        assert server.timers.subjects([task.people_timers]) == []
+        assert server.timers_of(task.people_timers).subjects([task.people_timers]) == []
 
 
 def test_ids_of_interactions_are_read_back() -> None:

@@ -158,7 +158,7 @@ async def test_a_task_that_waits_for_another_reason_is_still_looked_at_again() -
     state = await bench.stage.state(TASK)
     assert isinstance(state, Waiting)
     assert state.reason != "Waiting for Agent to exist"
-    assert bench.bus.server.timers.newest(TASK.timer("recheck")) is not None
+    assert bench.bus.server.timers_of(TASK.timers).newest(TASK.timer("recheck")) is not None
     await bench.tasks.close()
 
 
