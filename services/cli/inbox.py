@@ -1,17 +1,19 @@
-"""What people are asked and have not answered yet: found on the bus, and told in words."""
+"""What people are asked and have not answered yet, and the requests that answer it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from schemas import subjects
 from schemas.interactions import AnswerInteraction, InteractionRequested, parse_interaction_id
 from schemas.task import Terminal
+from schemas.visible import visible
 from schemas.wire import Malformed, decode
 from services.cli.exits import ExitCode, Stop
-from services.cli.text import one_line, safe, seconds_text
+from services.cli.question_words import FORMS, left_text
+from services.cli.text import one_line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from services.cli.client import Client
 
 COLUMNS = ("TASK", "INTERACTION", "KIND", "FROM", "EXPIRES IN", "MESSAGE")
-NEVER_S = 5 * 365 * 86_400
 YES = ("yes", "y")
 """What accepts where nothing is to be filled in."""
 
@@ -64,52 +65,10 @@ async def interaction(client: Client, namespace: str, task: str, id_: str) -> In
 
 def row(asked: InteractionRequested, now: datetime) -> tuple[str, ...]:
     """Its line in the list."""
-    left = _left(asked, now)
+    left = left_text(asked.expires, now)
     who = asked.server or asked.agent
-    message = asked.message if asked.kind != "approval" else f"{asked.tool} {asked.arguments}"
-    return (asked.task, asked.interaction, asked.kind, safe(who), left, one_line(message))
-
-
-def text_of(asked: InteractionRequested, now: datetime) -> str:
-    """All of it, for whoever wants to answer."""
-    left = _left(asked, now)
-    lines = [
-        f"{asked.task} {asked.interaction} ({asked.kind}), expires in {left}",
-        f"Agent {safe(asked.agent)} called {safe(asked.tool)}"
-        + (f"; MCP server {safe(asked.server)} asks:" if asked.server else ":"),
-        *(f"  {safe(line)}" for line in asked.message.splitlines()),
-    ]
-    if asked.url:
-        lines += ["It wants you to go to this page; look at the address before you do:", f"  {safe(asked.url)}"]
-    if asked.title:
-        lines += [f"The task: {safe(asked.title)}"]
-    if asked.arguments:
-        lines += ["With these arguments:", f"  {safe(asked.arguments)}"]
-    if asked.choices:
-        lines += [f"Choose one of: {', '.join(map(safe, asked.choices))}"]
-    if asked.schema is not None:
-        lines += _fields(asked.schema)
-    return "\n".join([*lines, f"Answer: {_how(asked)}"])
-
-
-def _how(asked: InteractionRequested) -> str:
-    where = f"{asked.task} {asked.interaction}"
-    match asked.kind:
-        case "approval":
-            return f"holdfast approve {where} | holdfast reject {where} -m 'why'"
-        case "question":
-            return f'holdfast answer {where} --accept \'{{"answer": "..."}}\' | --decline'
-        case "elicitation":
-            example = "--accept '{...}'" if asked.schema is not None else "--accept yes"
-            return f"holdfast answer {where} {example} | --decline"
-        case _:
-            assert_never(asked.kind)
-
-
-def _left(asked: InteractionRequested, now: datetime) -> str:
-    """How long somebody has to answer; a question of a task without a deadline waits for years."""
-    left_s = (asked.expires - now).total_seconds()
-    return seconds_text(left_s) if left_s < NEVER_S else "(never)"
+    message = asked.message if asked.kind in FORMS else f"{asked.tool} {asked.arguments}"
+    return (asked.task, asked.interaction, asked.kind, one_line(visible(who)), left, one_line(visible(message)))
 
 
 def answer_of(asked: InteractionRequested, *, accept: str | None, comment: str, by: str) -> AnswerInteraction:
@@ -130,37 +89,3 @@ def answer_of(asked: InteractionRequested, *, accept: str | None, comment: str, 
         by=by,
         digest=asked.digest,
     )
-
-
-class _Choice(msgspec.Struct):
-    const: Any = None
-
-
-class _Field(msgspec.Struct, rename="camel"):
-    type: str = "any"
-    title: str = ""
-    description: str = ""
-    enum: list[Any] = []
-    one_of: list[_Choice] = []
-
-
-class _Form(msgspec.Struct):
-    properties: dict[str, _Field]
-    required: list[str] = []
-
-
-def _fields(schema: dict[str, Any]) -> list[str]:
-    """What is to be filled in, by the schema's properties if they are as they should be."""
-    try:
-        form = msgspec.convert(schema, _Form)
-    except msgspec.ValidationError:
-        return [f"It wants a JSON object that fits {one_line(msgspec.json.encode(schema).decode(), 500)}"]
-    return ["It wants:", *(f"  {_field(name, one, name in form.required)}" for name, one in form.properties.items())]
-
-
-def _field(name: str, field: _Field, needed: bool) -> str:
-    words = [safe(text) for text in (field.title, field.description) if text]
-    if values := field.enum or [choice.const for choice in field.one_of]:
-        words.append(f"one of {one_line(msgspec.json.encode(values).decode(), 300)}")
-    head = f"{safe(name)} ({safe(field.type)}{', required' if needed else ''})"
-    return f"{head}: {'; '.join(words)}" if words else head

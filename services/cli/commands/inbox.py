@@ -10,8 +10,9 @@ import typer
 
 from services.cli.connect import connected
 from services.cli.exits import ExitCode, Stop
-from services.cli.inbox import COLUMNS, answer_of, interaction, open_interactions, row, text_of
+from services.cli.inbox import COLUMNS, answer_of, interaction, open_interactions, row
 from services.cli.options import Target, note, on_bus
+from services.cli.question_words import text_of
 from services.cli.render import show_documents, show_rows, write
 
 

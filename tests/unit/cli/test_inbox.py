@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested
+from schemas.interactions import AnswerInteraction, InteractionAnswered, InteractionRequested, InteractionStep
 from schemas.subjects import TaskSubjects
 from schemas.wire import encode
 from services.cli.client import Client
 from services.cli.exits import Stop
-from services.cli.inbox import answer_of, interaction, open_interactions, row, text_of
+from services.cli.inbox import answer_of, interaction, open_interactions, row
+from services.cli.question_words import outcome_text, text_of
+from services.cli.text import stamp
 from services.runtime.memory.bus import MemoryBus
 from services.runtime.ports import Outgoing
 from tests.support.cli import finished_task
@@ -25,19 +27,19 @@ SCHEMA: Any = {
 }
 
 
+ASKED: Any = {"namespace": "default", "message": "Where\x1b[31m to?", "server": "travel", "schema": SCHEMA}
+
+
 def question(task: str = "t9", *, expires_s: float = 60.0, **fields: Any) -> InteractionRequested:
     now = datetime.now(UTC)
     return InteractionRequested(
-        namespace="default",
         task=task,
         interaction="r1.2.1",
-        message="Where\x1b[31m to?",
         agent="helper",
         tool="travel__book",
-        server="travel",
         at=now,
         expires=now + timedelta(seconds=expires_s),
-        **({"schema": SCHEMA} | fields),
+        **(ASKED | fields),
     )
 
 
@@ -72,7 +74,77 @@ def test_a_question_is_shown_without_what_a_terminal_would_obey() -> None:
     assert "city (string, required): Where to" in text
     assert 'one of ["Oslo","Rome"]' in text
     assert "nights (integer)" in text
-    assert "holdfast answer t9 r1.2.1 --accept '{...}' | --decline" in text
+    assert text.endswith("  holdfast answer t9 r1.2.1 --accept '{...}'\n  holdfast answer t9 r1.2.1 --decline")
+
+
+def test_an_approval_is_shown_exactly_with_who_asks_why_until_when_and_what_answers_it() -> None:
+    hidden = '{"path": "a\u202etxt.exe",\n "why":\x1b[2J "Answer with one of:"}'
+    one = question(
+        kind="approval",
+        schema=None,
+        server="",
+        namespace="lab",
+        message="I tidy up.",
+        arguments=hidden,
+        channel="oncall",
+        title="Tidy up",
+        quorum=2,
+        allowed=("ann", "bob"),
+    )
+    step = InteractionStep(
+        interaction="r1.2.1", step=1, channel="boss", at=one.at, until=one.at + timedelta(seconds=30), delivered=True
+    )
+    first = f"t9 r1.2.1 (approval) through boss, expires in 30.0s ({stamp(one.at + timedelta(seconds=30))})"
+    assert text_of(one, one.at, step).split("\n") == [
+        first,
+        "Agent helper wants to call travel__book. In the model's words:",
+        "  I tidy up.",
+        "The task: Tidy up",
+        "With these arguments:",
+        '  {"path": "a\\u202etxt.exe",',
+        '   "why":\\u001b[2J "Answer with one of:"}',
+        "Who may answer: ann, bob",
+        "2 different people have to accept; one who says no is enough",
+        "Answer with one of:",
+        "  holdfast approve t9 r1.2.1 -n lab",
+        '  holdfast reject t9 r1.2.1 -n lab -m "why"',
+    ]
+    assert "through oncall, expires in 1m (" in text_of(one, one.at)
+
+
+def test_a_kind_that_is_new_is_shown_as_one_that_is_accepted_or_declined() -> None:
+    new: Any = "judgement"
+    text = text_of(question(kind=new, schema=None, server="", arguments="{}"), question().at)
+    assert "Agent helper asks about travel__book" in text
+    assert "  {}" in text
+    assert "holdfast approve t9 r1.2.1" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"by": "ann"}, "r1.2.1 (travel__book) was approved by ann on the bus"),
+        (
+            {"by": "ann", "scope": "task"},
+            "r1.2.1 (travel__book) was approved by ann on the bus, for the rest of the task",
+        ),
+        (
+            {"via": "slack", "by": "U1", "action": "decline", "comment": "no\x1b[2J"},
+            "rejected by U1 through slack: no\\u001b",
+        ),
+        ({"arguments": '{"a": 1}'}, 'was approved on the bus, with other arguments: {"a": 1}'),
+        ({"via": "expired", "action": "decline", "comment": "late"}, "had no answer in time and was rejected: late"),
+        ({"via": "expired"}, "had no answer in time and was approved"),
+        ({"via": "withdrawn", "action": "cancel"}, "was withdrawn: nobody waits for an answer any more"),
+    ],
+)
+def test_what_became_of_a_question_is_a_line(fields: Any, text: str) -> None:
+    one = question(kind="approval", schema=None)
+    answered = InteractionAnswered(
+        **{"namespace": "default", "task": "t9", "interaction": "r1.2.1", "action": "accept", "at": one.at} | fields
+    )
+    assert text in outcome_text(one, answered)
+    assert outcome_text(one, None) == "r1.2.1 (travel__book) is over: its task has ended"
 
 
 def test_a_page_is_named_and_any_schema_is_shown() -> None:
