@@ -25,7 +25,7 @@ from schemas.resources import (
 )
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
-from services.human_contact import desk, readiness
+from services.human_contact import readiness
 from services.human_contact.channels.outside import egress_of
 from services.human_contact.core import moves
 from services.runtime.settings import Settings
@@ -50,8 +50,8 @@ WRITE = ("box__write", {"path": "a"})
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "POLL_MIN_S", 0.05)
-    monkeypatch.setattr(desk, "AGAIN_MIN_S", 0.05)
-    monkeypatch.setattr(desk, "AGAIN_MAX_S", 0.05)
+    monkeypatch.setattr(moves, "AGAIN_MIN_S", 0.05)
+    monkeypatch.setattr(moves, "AGAIN_MAX_S", 0.05)
     monkeypatch.setattr(readiness, "RETRY_MIN_S", 0.1)
     monkeypatch.setattr(readiness, "POLL_S", 0.1)
 

@@ -16,7 +16,7 @@ from schemas.interactions import InteractionAnswered
 from schemas.resources import ContactChannel, ContactChannelSpec, Metadata, Ref, SlackOptions
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
-from services.human_contact import desk
+from services.human_contact.core import moves
 from tests.support.answering import Answering, answering, secret
 from tests.support.raw_http import response
 from tests.support.slack_server import CHANNEL, Slack, said, slack_server
@@ -305,7 +305,7 @@ async def test_questions_of_one_task_share_a_thread_and_reminders_go_there(tmp_p
 async def test_slack_that_is_busy_is_asked_again(
     tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "AGAIN_MIN_S", 0.1)
+    monkeypatch.setattr(moves, "AGAIN_MIN_S", 0.1)
     async with slack_server() as (slack, api), answering(tmp_path, slack_url=api) as people:
         slack.url = people.url
         slack.answers["chat.postMessage"] = [answer]

@@ -25,7 +25,7 @@ from schemas.resources import (
 )
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
-from services.human_contact import desk
+from services.human_contact.core import moves
 from services.runtime.signing import check, key_of, signed_headers
 from tests.support.answering import WEBHOOK_SECRET, Answering, answering, secret
 from tests.support.raw_http import RawServer, raw_server, redirect, response
@@ -39,8 +39,8 @@ WRITE = ("box__write", {"path": "a"})
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "AGAIN_MIN_S", 0.05)
-    monkeypatch.setattr(desk, "AGAIN_MAX_S", 0.05)
+    monkeypatch.setattr(moves, "AGAIN_MIN_S", 0.05)
+    monkeypatch.setattr(moves, "AGAIN_MAX_S", 0.05)
 
 
 def hook(url: str, name: str = "oncall", **fields: Any) -> ContactChannel:
