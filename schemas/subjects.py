@@ -47,6 +47,8 @@ takes rollups where it takes schedules: so each has a stream of its own."""
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
 DEAD_LETTERS_SUBJECTS = (f"{PREFIX}.dlq.>",)
 RESOURCES_BUCKET = "holdfast_resources"
+RESOURCE_NEWS = f"{PREFIX}.resources."
+"""What the subjects begin with on which the server republishes what was stored in that bucket, by its keys."""
 FLOW_BUCKET = "holdfast_flow"
 PAYLOADS_BUCKET = "holdfast_payloads"
 

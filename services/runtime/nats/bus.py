@@ -51,7 +51,12 @@ class NatsBus:
         self._settings = settings
         self._payloads = Payloads(connection, replicas=settings.stream_replicas)
         self.timers = NatsTimers(connection)
-        self.resources = NatsStore(connection, subjects.RESOURCES_BUCKET, replicas=settings.stream_replicas)
+        self.resources = NatsStore(
+            connection,
+            subjects.RESOURCES_BUCKET,
+            replicas=settings.stream_replicas,
+            news=subjects.RESOURCE_NEWS,
+        )
         self.flow = NatsStore(connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas)
         self.signals = NatsSignals(connection, self._payloads)
         # Dead letters expire; what they name must live as long.

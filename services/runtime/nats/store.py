@@ -1,42 +1,50 @@
-"""A key-value bucket as a `Store`. Any tool that reads NATS buckets reads it."""
+"""A key-value bucket as a `Store`. Any tool that reads NATS buckets reads it.
+
+A watch is a listing and the stored messages as the server republishes them. It has no consumer: whoever may make one
+can have the server deliver to any subject of the stream's account (ADR 0035). What is republished is numbered, so a
+message that was lost is noticed by the next one, and at the latest when the end of the stream is asked for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator
 
 from schemas.subjects import EXPECTED_LAST_SUBJECT_SEQUENCE
 from services.runtime.errors import Conflict, Unavailable
 from services.runtime.nats import api
+from services.runtime.nats.client import RawSubscription
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.publish import Command, Mismatch, store
-from services.runtime.nats.pull import SILENCE_S, Pull
 from services.runtime.nats.read import Reader
-from services.runtime.nats.wire import Raw, decode_headers
+from services.runtime.nats.wire import JS_SEQUENCE, JS_SUBJECT, Raw, decode_headers
 from services.runtime.ports import StoreEntry
 
 logger = logging.getLogger(__name__)
 
 OPERATION = "KV-Operation"
 DELETED = frozenset({"DEL", "PURGE"})
-WATCH_ROOM = 1024
-WATCH_INACTIVE_S = 60
-"""A watcher's consumer that nobody asks is removed by the server after this time."""
 RESTART_S = 0.25
-TRIES = 5
-NANOSECONDS = 1_000_000_000
+LOOK_S = 5.0
+"""How long a republished message that was lost can go unnoticed, if no other comes."""
+GRACE_S = 1.0
+"""How long a republished message may be on its way."""
+NEWS_MAX = 10_000
+"""Republished messages that wait to be taken; more are as if they were lost."""
 
 
 class NatsStore:
     """A bucket."""
 
-    def __init__(self, connection: Connection, bucket: str, *, replicas: int) -> None:
+    def __init__(self, connection: Connection, bucket: str, *, replicas: int, news: str = "") -> None:
+        """`news`: what the subjects begin with on which the server republishes the bucket, if it is watched."""
         self._connection = connection
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
+        self._news = news
         self._reader = Reader(connection, self._stream, replicas=replicas)
 
     async def get(self, key: str) -> StoreEntry | None:
@@ -88,13 +96,14 @@ class NatsStore:
 
     async def watch(self) -> AsyncIterator[StoreEntry | None]:
         """All keys as they are now, then None once, then every change; all of it again after an interruption."""
+        assert self._news, f"{self._stream} is not republished"
         known: set[str] = set()
         while True:
-            watcher = _Watcher(self._connection, self._stream, self._prefix)
+            watcher = _Watcher(self._connection, self._reader, self._stream, self._prefix, self._news)
             try:
                 async for entry in watcher.run(known):
                     yield entry
-            except Unavailable as failure:
+            except (Unavailable, api.ApiRefused) as failure:
                 logger.warning("watching %s: %s", self._stream, failure, extra={"action": "nats.watch"})
             finally:
                 await watcher.close()
@@ -104,77 +113,85 @@ class NatsStore:
 class _Watcher:
     """One listing and what follows it, until it is interrupted."""
 
-    def __init__(self, connection: Connection, stream: str, prefix: str) -> None:
+    def __init__(self, connection: Connection, reader: Reader, stream: str, prefix: str, news: str) -> None:
         self._connection = connection
+        self._reader = reader
         self._stream = stream
         self._prefix = prefix
-        self._name = f"watch-{uuid.uuid4().hex[:12]}"
-        self._pull = Pull(connection, stream, self._name, self._received)
-        self._buffer: deque[StoreEntry] = deque()
+        self._news = news
+        self._buffer: deque[Raw] = deque()
+        self._changed = asyncio.Event()
+        self._lost = False
+        self._subscription: RawSubscription | None = None
+        self._forget = connection.on_reconnect(self._reconnected)
 
     async def run(self, known: set[str]) -> AsyncIterator[StoreEntry | None]:
         """Say everything; `known`: the keys that were said to exist, kept up to date. Ends when it is interrupted."""
-        left = await self._start()
-        before, now = set(known), set[str]()
-        while left > 0:
-            entry = await self._next()
-            if entry is None:
-                return
-            left -= 1
-            if entry.data is not None:
-                now.add(entry.key)
-                known.add(entry.key)
-                yield entry
-        for key in sorted(before - now):
-            known.discard(key)
+        self._subscription = await self._connection.listen(f"{self._news}>", self._received)
+        if not await self._connection.flush():
+            raise Unavailable("there is no server")
+        end = await self._end()
+        listed = await self._reader.last([f"{self._prefix}>"], at_least=end)
+        early = {stored.subject: stored.seq for stored in listed if stored.seq > end}
+        before = set(known)
+        known.clear()
+        for stored in listed:
+            if stored.headers.get(OPERATION) not in DELETED:
+                key = stored.subject.removeprefix(self._prefix)
+                known.add(key)
+                yield StoreEntry(key, stored.seq, stored.data)
+        for key in sorted(before - known):
             yield StoreEntry(key, 0, None)
         yield None
-        while (entry := await self._next()) is not None:
-            if entry.data is None:
-                known.discard(entry.key)
-            else:
-                known.add(entry.key)
+        async for subject, entry in self._follow(end):
+            if entry.revision <= early.get(subject, 0):
+                continue
+            (known.discard if entry.data is None else known.add)(entry.key)
             yield entry
 
+    async def _follow(self, end: int) -> AsyncIterator[tuple[str, StoreEntry]]:
+        """What is stored after `end`, in order; ends when something of it was lost."""
+        while not self._lost:
+            while self._buffer:
+                raw = self._buffer.popleft()
+                headers = decode_headers(raw.headers)
+                subject, seq = headers[JS_SUBJECT], int(headers[JS_SEQUENCE])
+                if seq <= end:
+                    continue
+                if seq != end + 1:
+                    return
+                end = seq
+                deleted = headers.get(OPERATION) in DELETED
+                yield subject, StoreEntry(subject.removeprefix(self._prefix), seq, None if deleted else raw.data)
+            if not await self._wait(LOOK_S) and await self._end() > end and not await self._wait(GRACE_S):
+                return
+
+    async def _wait(self, timeout_s: float) -> bool:
+        """Wait until there is something to look at; whether there is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        changed = self._changed.is_set()
+        self._changed.clear()
+        return changed
+
     async def close(self) -> None:
-        """Stop, and remove the consumer."""
-        await self._pull.close()
-        if self._connection.is_connected:
-            try:
-                await self._connection.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}", b"")
-            except Unavailable:
-                return  # the server removes it when it is inactive
+        """Stop listening."""
+        self._forget()
+        if self._subscription is not None:
+            await self._subscription.close()
 
-    async def _start(self) -> int:
-        config = {
-            "name": self._name,
-            "deliver_policy": "last_per_subject",
-            "ack_policy": "none",
-            "filter_subject": f"{self._prefix}>",
-            "inactive_threshold": WATCH_INACTIVE_S * NANOSECONDS,
-            "num_replicas": 1,
-            "mem_storage": True,
-        }
-        try:
-            made = await api.ask(
-                self._connection,
-                f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._prefix}>",
-                {"stream_name": self._stream, "config": config},
-            )
-        except api.ApiRefused as refusal:
-            raise Unavailable(str(refusal)) from refusal
-        await self._pull.renew()
-        return int(made["num_pending"])
-
-    async def _next(self) -> StoreEntry | None:
-        while not self._buffer:
-            if self._pull.lost:
-                return None
-            await self._pull.ask(WATCH_ROOM)
-            await self._pull.wait(SILENCE_S)
-        return self._buffer.popleft()
+    async def _end(self) -> int:
+        """The last sequence of the stream, as its leader knows it."""
+        return int((await api.ask(self._connection, f"STREAM.INFO.{self._stream}"))["state"]["last_seq"])
 
     def _received(self, raw: Raw) -> None:
-        deleted = decode_headers(raw.headers).get(OPERATION) in DELETED if raw.headers else False
-        seq = int(raw.reply.split(".")[5 if raw.reply.count(".") == 8 else 7])
-        self._buffer.append(StoreEntry(raw.subject.removeprefix(self._prefix), seq, None if deleted else raw.data))
+        if len(self._buffer) < NEWS_MAX:
+            self._buffer.append(raw)
+        else:
+            self._lost = True
+        self._changed.set()
+
+    def _reconnected(self) -> None:
+        self._lost = True
+        self._changed.set()

@@ -121,7 +121,11 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         "max_msgs_per_subject": 1,
         "max_age": DEAD_LETTER_S * NANOSECONDS,
     }
-    resources = {**bucket, "subjects": [f"$KV.{subjects.RESOURCES_BUCKET}.>"]}
+    resources = {
+        **bucket,
+        "subjects": [f"$KV.{subjects.RESOURCES_BUCKET}.>"],
+        "republish": {"src": f"$KV.{subjects.RESOURCES_BUCKET}.>", "dest": f"{subjects.RESOURCE_NEWS}>"},
+    }
     flow = {**bucket, "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"]}
     payloads = {
         **base,
@@ -138,7 +142,7 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
             for name, captured in subjects.TIMER_STREAMS.items()
         ),
         StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED),
-        StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct")),
+        StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct", "republish")),
         StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct")),
         StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct", "allow_msg_ttl")),
     ]
