@@ -177,12 +177,14 @@ class Desk:
         )
         await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
 
-    async def answered(self, place: Place, answered: InteractionAnswered, seq: int, delivered: int) -> None:
+    async def answered(
+        self, place: Place, answered: InteractionAnswered, seq: int, delivered: int
+    ) -> InteractionRequested | None:
         """A question has its answer: the call goes on, or has its result; and the channels show that it is over."""
         log = self._bus.log(place.task.partition)
         asked = await self._asked(log, place, at_least=seq)
         if asked is None or asked.kind == "elicitation":
-            return
+            return asked
         outcome = outcome_of(asked, answered)
         match outcome:
             case ApprovalGranted():
@@ -200,6 +202,7 @@ class Desk:
         later = [step.channel for step in told if not await self._close(place, asked, step, answered)]
         if later and delivered < CLOSE_TRIES:
             raise RetryLater(f"{', '.join(later)} was not told that {answered.interaction} is over", after_s=delivered)
+        return asked
 
     async def wake(self, place: Place, due: datetime, delivered: int) -> None:
         """A wake-up: look what is to be done. A question that is not seen yet is waited for a little."""

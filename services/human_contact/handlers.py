@@ -31,6 +31,7 @@ class People:
     def __init__(self, runtime: Runtime, desk: Desk) -> None:
         self._resources = runtime.resources
         self._traces = runtime.traces
+        self._metrics = runtime.metrics
         self._desk = desk
 
     async def on_ask(self, inbound: Inbound) -> None:
@@ -56,7 +57,11 @@ class People:
             answered = decode(inbound.data, InteractionAnswered)
             place = _place(task, answered.interaction)
             _check(inbound, place.answered)
-            await self._desk.answered(place, answered, inbound.seq, inbound.delivered)
+            asked = await self._desk.answered(place, answered, inbound.seq, inbound.delivered)
+        self._metrics.answers.labels(answered.via, answered.action).inc()
+        if asked is not None:
+            waited_s = (answered.at - asked.at).total_seconds()
+            self._metrics.answer_seconds.labels(asked.kind).observe(max(waited_s, 0.0))
 
     async def on_timer(self, inbound: Inbound) -> None:
         """A wake-up about a question."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -149,7 +150,11 @@ class Caller:
         with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
             observed.parked(passage.parked_s)
             started = self._clock.now()
-            result = await self._ask(attempt)
+
+            def first() -> None:
+                observed.began((self._clock.now() - started).total_seconds())
+
+            result = await self._ask(attempt, first)
             passage.ended(result)
             latency_s = (self._clock.now() - started).total_seconds()
             if isinstance(result, Failure):
@@ -159,12 +164,12 @@ class Caller:
             observed.answered(reply, latency_s)
             return Asked(reply, latency_s)
 
-    async def _ask(self, attempt: Attempt) -> ModelReply | Failure:
+    async def _ask(self, attempt: Attempt, first: Callable[[], None]) -> ModelReply | Failure:
         provider = attempt.llm.spec.provider
         limit_s = timeout_s_of(attempt.llm.spec)
         try:
             async with time_limit(self._clock, limit_s):
-                reply = await self._streamed(attempt)
+                reply = await self._streamed(attempt, first)
         except CallFailed as failed:
             return failed.failure
         except TimeoutError:
@@ -175,13 +180,27 @@ class Caller:
             return Failure(error=error, transient=False, cause=refusal.cause, usage=reply.usage)
         return reply
 
-    async def _streamed(self, attempt: Attempt) -> ModelReply:
+    async def _streamed(self, attempt: Attempt, first: Callable[[], None]) -> ModelReply:
         """The provider's answer; an answer to the task is shown while it comes."""
         if not attempt.is_answer:
-            return await attempt.model.provider.call(attempt.request, _unheard)
+            return await attempt.model.provider.call(attempt.request, _told(first, _unheard))
         place = attempt.place
         async with self.texts.streaming(place.task, turn=place.turn, attempt=place.attempt) as deltas:
-            return await attempt.model.provider.call(attempt.request, deltas.add)
+            return await attempt.model.provider.call(attempt.request, _told(first, deltas.add))
+
+
+def _told(first: Callable[[], None], hear: Callable[[str], None]) -> Callable[[str], None]:
+    """`hear`, with `first` called before the first piece."""
+    begun = False
+
+    def on_piece(text: str) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            first()
+        hear(text)
+
+    return on_piece
 
 
 def _unheard(_text: str) -> None:

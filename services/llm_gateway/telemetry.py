@@ -37,6 +37,10 @@ class Observed:
         if parked_s > 0:
             self._span["holdfast.parked_s"] = round(parked_s, 3)
 
+    def began(self, after_s: float) -> None:
+        """The first piece of its text came."""
+        self._metrics.first_token_seconds.labels(self._provider).observe(after_s)
+
     def answered(self, reply: ModelReply, latency_s: float) -> None:
         """It brought an answer."""
         self._span["gen_ai.response.model"] = reply.model or None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from schemas import subjects
 from services.planner.agents import Agents
 from services.planner.events import Events
+from services.planner.gauges import Gauges
 from services.planner.reconciler import Reconciler
 from services.planner.requests import Requests
 from services.planner.steps import Steps
@@ -32,12 +33,14 @@ class Planner:
         threads = Threads(runtime.bus, self._table)
         self._events = Events(runtime.bus, steps, self._table, threads, metrics=runtime.metrics, traces=runtime.traces)
         self._requests = Requests(runtime.bus, steps, threads)
+        self.gauges = Gauges(runtime.bus, runtime.metrics, every_s=runtime.settings.survey_s)
         self.reconciler = Reconciler(
             runtime.bus,
             steps,
             self._events,
             self._table,
             runtime.metrics,
+            self.gauges,
             every_s=runtime.settings.reconcile_s,
             retention_s=runtime.settings.retention_s,
         )
@@ -56,18 +59,20 @@ class Planner:
         ]
 
     async def start(self) -> None:
-        """Listen for requests, keep agents' statuses, walk."""
+        """Listen for requests, keep agents' statuses, walk, and look at the bus."""
         self._unsubscribe = await self._bus.signals.subscribe(
             subjects.ASK_ALL, self._requests.on_ask, queue=subjects.ASK_QUEUE
         )
         self._agents.start(self.reconciler.wake)
         self.reconciler.start()
+        self.gauges.start()
 
     async def stop(self) -> None:
         """End all that."""
         if self._unsubscribe is not None:
             await self._unsubscribe()
         await self._agents.stop()
+        await self.gauges.stop()
         await self.reconciler.stop()
 
 

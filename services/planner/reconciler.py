@@ -27,12 +27,14 @@ from schemas.task import (
     decode_state,
 )
 from schemas.wire import Malformed
+from services.planner.gauges import Census
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, RetryLater
 from services.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
     from services.planner.events import Events
+    from services.planner.gauges import Gauges
     from services.planner.steps import Steps
     from services.planner.table import TaskTable
     from services.runtime.ports import Bus, Entry
@@ -58,6 +60,7 @@ class Reconciler:
         events: Events,
         table: TaskTable,
         metrics: Metrics,
+        gauges: Gauges,
         *,
         every_s: float,
         retention_s: float,
@@ -67,6 +70,7 @@ class Reconciler:
         self._events = events
         self._table = table
         self._metrics = metrics
+        self._gauges = gauges
         self._every_s = every_s
         self._retention_s = retention_s
         self._ended: set[str] = set()
@@ -86,24 +90,28 @@ class Reconciler:
         while True:
             await self._bus.clock.sleep(self._every_s * self._random.uniform(0.5, 1.5))
             try:
-                await self.walk()
+                with self._metrics.walk_seconds.time():
+                    await self.walk()
             except RetryLater as later:
                 logger.warning("walk broken off: %s", later, extra={"action": "reconcile.interrupted"})
+                self._gauges.not_counted()
             walks += 1
             if walks % ENDED_REMEMBERED_WALKS == 0:
                 self._ended.clear()
 
     async def walk(self) -> int:
         """Look at every live task once; how many there are."""
-        live = 0
+        live, census = 0, Census()
         for partition in range(self._bus.partitions):
             for entry, state in await self._states(partition, f"$KV.{state_bucket(partition)}.>"):
                 if isinstance(state, FinalAnswer | Failed | Cancelled):
                     await self._look_at_ended(entry.subject, state)
                     continue
                 live += 1
-                await self._look(task_of(entry.subject), state)
-        self._metrics.walked.set(live)
+                task = task_of(entry.subject)
+                census.add(task, state)
+                await self._look(task, state)
+        await self._gauges.counted(census)
         return live
 
     async def _look_at_ended(self, subject: str, state: FinalAnswer | Failed | Cancelled) -> None:

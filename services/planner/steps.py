@@ -23,7 +23,7 @@ from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
 from schemas.requests import ParentCall
 from schemas.subjects import REQUEST_SEQ, TaskSubjects
-from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, State, Waiting
+from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, RetryingModel, State, Waiting
 from schemas.wire import decode, encode
 from services.planner.agents import Agents, first_messages
 from services.planner.core.delegation import Refusal, asked_of
@@ -35,6 +35,7 @@ from services.planner.core.inputs import (
     Delegate,
     Gate,
     Input,
+    ModelCallFailed,
 )
 from services.planner.core.machine import Impossible, transition
 from services.planner.core.policy import budget_of, deadline_of
@@ -136,7 +137,14 @@ class Steps:
         if isinstance(state, FinalAnswer | Failed | Cancelled):
             state = msgspec.structs.replace(state, subscriptions=self._subscribers.of(state))
         await self._table.commit(task, held, state)
+        if isinstance(happened, ModelCallFailed) and isinstance(state, RetryingModel | AwaitingModel):
+            self._count_retry(happened.event)
         return True
+
+    def _count_retry(self, failed: ModelFailed) -> None:
+        """A call that only waits for a limit of ours was not made, and is not made again."""
+        if failed.failure != "throttled":
+            self._metrics.retries.labels(failed.cause).inc()
 
     def fallback(self, state: State | None, failed: ModelFailed) -> str:
         """The LLM that a task's agent has for a failure of its model call, or none."""

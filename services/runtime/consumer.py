@@ -233,7 +233,7 @@ class Consumer:
         await self._dead_letters.bury(self._queue, inbound, reason, error)
         await self._on_dead(inbound, reason, error)
         await delivery.term(reason)
-        self._metrics.handled("dead")
+        self._metrics.buried(reason)
         logger.error("dead letter: %s: %s", inbound.subject, error, extra={"action": "consumer.dead", "reason": reason})
 
     async def _heartbeat(self) -> None:

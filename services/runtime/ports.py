@@ -261,6 +261,39 @@ class Clock(Protocol):
         ...
 
 
+class StreamState(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a stream is."""
+
+    name: str
+    messages: int
+    bytes_: int
+    last_seq: int
+    replicas_missing: int
+    """Copies that are away, or behind."""
+
+
+class ConsumerState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a durable consumer is."""
+
+    name: str
+    stream: str
+    pending: int
+    """Messages that nobody has taken yet."""
+    oldest_pending: datetime | None
+    """When the first of them was stored."""
+    in_hand: int
+    """Messages that were taken and are not settled."""
+    redelivering: int
+    """Those of them that were taken more than once."""
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """The bus as it is now."""
+
+    streams: Sequence[StreamState]
+    consumers: Sequence[ConsumerState]
+
+
 class Bus(Protocol):
     """Everything together, as a service's composition root gets it."""
 
@@ -310,4 +343,8 @@ class Bus(Protocol):
 
     async def queue(self, consumer: str, partition: int | None = None) -> Queue:
         """A durable consumer by its name in `schemas.subjects`; task-stream consumers are per partition."""
+        ...
+
+    async def survey(self) -> Survey:
+        """All streams and durable consumers as they are."""
         ...

@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, bus: Bus, settings: Settings, builds: Mapping[str, Build], environ: Mapping[str, str]) -> None:
         self.name = "+".join(builds)
-        self.metrics = Metrics()
+        self.metrics = Metrics(services=builds)
         self.ended = asyncio.Event()
         self.failed = ""
         self._bus = bus
@@ -120,7 +120,7 @@ class Replica:
         while True:
             before = loop.time()
             await asyncio.sleep(LAG_INTERVAL_S)
-            self.metrics.loop_lag.set(max(loop.time() - before - LAG_INTERVAL_S, 0.0))
+            self.metrics.loop_lag.observe(max(loop.time() - before - LAG_INTERVAL_S, 0.0))
             self._last_beat = loop.time()
 
     def unhealthy(self, now: float) -> str:

@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long SIGTERM waits for work in hand, in seconds."""
     reconcile_s: float = 30.0
     """How often every live task is looked at, in seconds."""
+    survey_s: float = 15.0
+    """How often a planner looks at the streams and consumers for its metrics, in seconds."""
     retention_s: float = 0.0
     """How long an ended task is kept before the planner removes it, in seconds; 0: until somebody deletes it."""
     secrets_dir: str = ""
@@ -102,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"HOLDFAST_ACK_WAIT_S is {self.ack_wait_s}; it must be 0.2 to 600 seconds")
         if self.slots < 1 or self.deliveries_max < 1:
             raise ValueError("HOLDFAST_SLOTS and HOLDFAST_DELIVERIES_MAX must be at least 1")
+        if not self.survey_s > 0:
+            raise ValueError(f"HOLDFAST_SURVEY_S is {self.survey_s}; it must be more than 0 seconds")
         if not self.notify_give_up_s > 0:
             raise ValueError(f"HOLDFAST_NOTIFY_GIVE_UP_S is {self.notify_give_up_s}; it must be more than 0 seconds")
         if bool(self.nats_tls_cert) != bool(self.nats_tls_key):

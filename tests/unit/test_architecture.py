@@ -43,7 +43,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "nats": ("services/runtime/nats/",),
     "openai": ("services/llm_gateway/providers/openai.py",),
     "opentelemetry": ("services/runtime/telemetry/otel.py",),
-    "prometheus_client": ("services/runtime/telemetry/metrics.py", "services/runtime/health.py"),
+    "prometheus_client": (
+        "services/runtime/telemetry/families.py",
+        "services/runtime/telemetry/metrics.py",
+        "services/runtime/health.py",
+    ),
     "pydantic": ("services/tool_executor/mcp/",),
     "referencing": ("services/runtime/json_schema.py",),
     "rich": ("services/cli/",),
@@ -72,9 +76,7 @@ LONG_FILES: dict[str, str] = {
     "schemas/resources.py": "one struct after another: a table of all that a manifest may say",
 }
 """Files above the limit, each with the reason why it is one file."""
-LONG_FUNCTIONS = {
-    "services/runtime/telemetry/metrics.py:__init__": "one declaration after another: a table of all metrics",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 """`file:function` above the limit, each with the reason."""
 BROAD_EXCEPTS = {
     "services/cli/main.py": "a defect must not end with the code of a failed task",
