@@ -164,3 +164,5 @@ class PeopleDue(Wire, frozen=True, kw_only=True, tag="people.due.v1"):
 
     interaction: str
     due: Instant
+    look_at: Instant | None = None
+    """When a channel that keeps its answers may be asked again, if it was asked too often just now."""

@@ -45,7 +45,7 @@ from services.human_contact.core.outcomes import given_up, grant_of, outcome_of,
 from services.human_contact.core.questions import Unaskable, question_of
 from services.human_contact.core.words import line
 from services.human_contact.door import FrontDoor
-from services.human_contact.poller import Poller
+from services.human_contact.poller import LOOKS_PER_S, Poller
 from services.runtime.errors import Broken, Conflict, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.traces import trace_headers
@@ -94,10 +94,10 @@ class Place(msgspec.Struct, frozen=True):
 class Desk:
     """Keeps questions in hand."""
 
-    def __init__(self, bus: Bus, channels: Channels) -> None:
+    def __init__(self, bus: Bus, channels: Channels, *, looks_per_s: float = LOOKS_PER_S) -> None:
         self._bus = bus
         self._channels = channels
-        self._poller = Poller(FrontDoor(bus), channels, bus.clock)
+        self._poller = Poller(FrontDoor(bus), channels, bus.clock, looks_per_s=looks_per_s)
 
     async def ask(self, place: Place, command: AskPerson, seq: int) -> None:
         """Ask people about a call, unless that was done or nobody waits for it."""
@@ -108,10 +108,17 @@ class Desk:
         if asked is not None:
             await self.go_on(place, asked)
 
-    async def go_on(self, place: Place, asked: InteractionRequested, due: datetime | None = None) -> None:
+    async def go_on(
+        self,
+        place: Place,
+        asked: InteractionRequested,
+        due: datetime | None = None,
+        look_at: datetime | None = None,
+    ) -> None:
         """Do what is to be done about a question now, and see to it that it is looked at again.
 
-        It is `due` at least, whatever the clock of this machine says: the server never wakes anybody early.
+        It is `due` at least, whatever the clock of this machine says: the server never wakes anybody early. `look_at`:
+        its place in the line of a channel that has to be asked for its answer.
         """
         log = self._bus.log(place.task.partition)
         polled = due is None
@@ -120,17 +127,18 @@ class Desk:
                 return
             steps = await self._steps(log, place)
             now = self._bus.clock.now() if due is None else max(self._bus.clock.now(), due)
-            move = self._next_move(asked, steps, now, polled=polled)
+            move = self._next_move(asked, steps, now, polled=polled, look_at=look_at)
             match move:
                 case Deliver():
                     if (again := await self._deliver(log, place, asked, move)) is not None:
-                        await self._wake(place, asked, again)
+                        await self._wake(place, asked, again, look_at)
                         return
                 case Remind():
                     await self._remind(log, place, asked, move)
                 case Poll(steps=waiting):
-                    polled = True
-                    await self._poller.poll([self._question(place, asked, step.step) for step in waiting], waiting)
+                    questions = [self._question(place, asked, step.step) for step in waiting]
+                    look_at = await self._poller.poll(questions, waiting, look_at)
+                    polled = look_at is None
                 case GiveUp():
                     answered = given_up(asked, move.outcome, move.waited_s, now, anybody=move.asked)
                     await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
@@ -139,14 +147,20 @@ class Desk:
                     await self._end(log, place, asked, reason)
                     return
                 case Wait(until=until):
-                    await self._wake(place, asked, until)
+                    await self._wake(place, asked, until, look_at)
                     return
                 case _:
                     assert_never(move)
         raise Broken(f"question {asked.interaction} of {asked.namespace}/{asked.task} goes round in circles")
 
     def _next_move(
-        self, asked: InteractionRequested, steps: Sequence[InteractionStep], now: datetime, *, polled: bool
+        self,
+        asked: InteractionRequested,
+        steps: Sequence[InteractionStep],
+        now: datetime,
+        *,
+        polled: bool,
+        look_at: datetime | None,
     ) -> Move:
         def key(name: str) -> ChannelKey:
             return ChannelKey(asked.namespace, name)
@@ -158,6 +172,7 @@ class Desk:
             now,
             is_polled=lambda name: self._channels.is_polled(key(name)),
             polled=polled,
+            look_at=look_at,
         )
 
     async def withdraw(self, place: Place, reason: str, seq: int = 0) -> None:
@@ -204,11 +219,11 @@ class Desk:
             raise RetryLater(f"{', '.join(later)} was not told that {answered.interaction} is over", after_s=delivered)
         return asked
 
-    async def wake(self, place: Place, due: datetime, delivered: int) -> None:
+    async def wake(self, place: Place, due: datetime, delivered: int, look_at: datetime | None = None) -> None:
         """A wake-up: look what is to be done. A question that is not seen yet is waited for a little."""
         asked = await self._asked(self._bus.log(place.task.partition), place)
         if asked is not None:
-            await self.go_on(place, asked, due)
+            await self.go_on(place, asked, due, look_at)
         elif delivered <= UNSEEN_MAX:
             raise RetryLater(f"question {place.asked} is not seen yet", after_s=UNSEEN_S * 2**delivered)
 
@@ -386,8 +401,10 @@ class Desk:
     ) -> Question:
         return Question(asked=asked, step=step, partition=place.task.partition, thread=thread, again=again)
 
-    async def _wake(self, place: Place, asked: InteractionRequested, at: datetime) -> None:
-        due = PeopleDue(interaction=asked.interaction, due=at)
+    async def _wake(
+        self, place: Place, asked: InteractionRequested, at: datetime, look_at: datetime | None = None
+    ) -> None:
+        due = PeopleDue(interaction=asked.interaction, due=at, look_at=look_at)
         headers: Mapping[str, str] = trace_headers()
         task = place.task
         await self._bus.timers.set(

@@ -69,7 +69,8 @@ class People:
         task = task_of(inbound.subject)
         with self._span(inbound, task, "person.wake"):
             wake_up = decode(inbound.data, PeopleDue)
-            await self._desk.wake(_place(task, wake_up.interaction), wake_up.due, inbound.delivered)
+            place = _place(task, wake_up.interaction)
+            await self._desk.wake(place, wake_up.due, inbound.delivered, wake_up.look_at)
 
     async def on_dead_ask(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """People cannot be asked: the call has that as its result, so that its task goes on."""

@@ -25,7 +25,8 @@ class HumanContact:
         self._bus = runtime.bus
         links = Links(runtime.settings)
         self._channels = Channels(runtime.resources, runtime.secrets, runtime.settings, runtime.bus.clock, links)
-        self._people = People(runtime, Desk(runtime.bus, self._channels))
+        looks_per_s = runtime.settings.people_looks_per_s
+        self._people = People(runtime, Desk(runtime.bus, self._channels, looks_per_s=looks_per_s))
         self._readiness = Readiness(runtime.resources, self._channels, runtime.bus.clock)
         self._entrance = Entrance(runtime, self._channels, links)
 

@@ -71,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Hosts and networks that notifications may reach though they are not public, separated by commas."""
     humanlayer_url: str = "https://api.humanlayer.dev"
     """The API that contact channels are reached by."""
+    people_looks_per_s: float = 20.0
+    """How often a channel that keeps its answers (HumanLayer) is asked for them, by each replica; the rest waits."""
     slack_url: str = "https://slack.com/api"
     """Slack's Web API, for contact channels with a bot's token."""
     response_url_secret: str = ""
@@ -106,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("HOLDFAST_SLOTS and HOLDFAST_DELIVERIES_MAX must be at least 1")
         if not self.survey_s > 0:
             raise ValueError(f"HOLDFAST_SURVEY_S is {self.survey_s}; it must be more than 0 seconds")
+        if not self.people_looks_per_s > 0:
+            raise ValueError(f"HOLDFAST_PEOPLE_LOOKS_PER_S is {self.people_looks_per_s}; it must be more than 0")
         if not self.notify_give_up_s > 0:
             raise ValueError(f"HOLDFAST_NOTIFY_GIVE_UP_S is {self.notify_give_up_s}; it must be more than 0 seconds")
         if bool(self.nats_tls_cert) != bool(self.nats_tls_key):

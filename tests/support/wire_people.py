@@ -199,6 +199,7 @@ PEOPLE: tuple[msgspec.Struct, ...] = (
         refused="Slack says 'thread_locked' to chat.postMessage",
     ),
     PeopleDue(interaction="r2.1.0", due=LATER),
+    PeopleDue(interaction="r2.1.0", due=LATER, look_at=LATER),
     AnswerInteraction(
         task="helper-task-abc",
         interaction="r2.1.0",

@@ -91,15 +91,33 @@ def next_move(
     *,
     is_polled: IsPolled = _unpolled,
     polled: bool = True,
+    look_at: datetime | None = None,
 ) -> Move:
     """What to do about a question that has no answer. `steps`: the channels that were asked, in order.
 
     `polled`: the channels that have to be asked for answers were asked just now. That comes before anything that the
-    time decides, so that an answer that was given in time counts.
+    time decides, so that an answer that was given in time counts; `look_at`: they may not be asked before then, and
+    what the time decides waits for that.
     """
     waiting = tuple(step for step in steps if step.delivered and is_polled(step.channel))
-    if waiting and not polled:
+    if not waiting:
+        return _move(asked, steps, channel_of, now)
+    if not polled and (look_at is None or now >= look_at):
         return Poll(waiting)
+    move = _move(asked, steps, channel_of, now)
+    if polled or look_at is None:
+        look_at = now + timedelta(seconds=poll_after_s((now - waiting[-1].at).total_seconds()))
+    match move:
+        case Wait(until=until):
+            return Wait(min(until, look_at))
+        case GiveUp() if not polled:
+            return Wait(look_at)
+        case _:
+            return move
+
+
+def _move(asked: InteractionRequested, steps: Sequence[InteractionStep], channel_of: ChannelOf, now: datetime) -> Move:
+    """What to do, looks at channels aside."""
     if now >= asked.expires:
         return _give_up(asked, steps, "deny", now)
     if not steps:
@@ -123,8 +141,6 @@ def next_move(
         if n > last.reminded:
             return Remind(last, n)
         looks.append(last.at + every * (n + 1))
-    if waiting:
-        looks.append(now + timedelta(seconds=poll_after_s((now - waiting[-1].at).total_seconds())))
     return Wait(min(looks))
 
 

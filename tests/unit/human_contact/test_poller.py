@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -44,12 +45,12 @@ class Kept(Shown):
 class Around:
     """A poller, its channels, and the front door."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks_per_s: float = 1_000.0) -> None:
         self.kept = {"one": Kept(), "two": Kept()}
         self.taken: list[AnswerInteraction] = []
         self.reply: Reply | Unavailable = Accepted(namespace="default", task="t1")
         self.clock = ManualClock()
-        self.poller = Poller(cast("FrontDoor", self), cast("Channels", self), self.clock)
+        self.poller = Poller(cast("FrontDoor", self), cast("Channels", self), self.clock, looks_per_s=looks_per_s)
 
     def get(self, key: ChannelKey) -> Shown:
         """As `Channels` has it."""
@@ -62,10 +63,9 @@ class Around:
             raise self.reply
         return self.reply
 
-    async def poll(self, *channels: str) -> None:
-        await self.poller.poll(
-            [Question(asked=ASKED, step=0, partition=0)] * len(channels), [step(c) for c in channels]
-        )
+    async def poll(self, *channels: str, look_at: datetime | None = None) -> datetime | None:
+        questions = [Question(asked=ASKED, step=0, partition=0)] * len(channels)
+        return await self.poller.poll(questions, [step(c) for c in channels], look_at)
 
 
 ASKED = InteractionRequested(
@@ -140,3 +140,53 @@ async def test_a_channel_that_brings_its_answers_is_not_asked() -> None:
     around = Around()
     await around.poll("three")
     assert around.taken == []
+
+
+async def test_a_channel_is_asked_so_often_a_second_and_whoever_was_due_first_comes_first() -> None:
+    around = Around(looks_per_s=2.0)
+    begun = around.clock.now()
+    places = [await around.poll("one") for _ in range(7)]
+    assert places[:3] == [None, None, None]
+    assert [(place - begun).total_seconds() for place in places[3:] if place] == [0.5, 1.0, 1.5, 2.0]
+    assert around.kept["one"].polled == 3
+    assert await around.poll("two") is None
+    assert around.kept["two"].polled == 1
+
+
+async def test_who_has_a_place_is_looked_at_then_and_nobody_comes_before_them() -> None:
+    around = Around(looks_per_s=2.0)
+    places = [place for _ in range(7) if (place := await around.poll("one")) is not None]
+    await around.clock.advance(0.5)
+    late = await around.poll("one")
+    assert late is not None
+    assert late > places[-1]
+    assert await around.poll("one", look_at=places[0]) is None
+    assert around.kept["one"].polled == 4
+
+
+async def test_places_of_a_service_that_was_away_are_given_anew() -> None:
+    around = Around(looks_per_s=2.0)
+    begun = around.clock.now()
+    await around.clock.advance(3_600)
+    again = [await around.poll("one", look_at=begun + timedelta(seconds=n)) for n in range(100)]
+    assert sum(place is None for place in again) == 3
+    assert around.kept["one"].polled == 3
+
+
+async def test_thousands_of_questions_are_looked_at_in_turn_and_no_more_often_than_is_bearable() -> None:
+    around = Around(looks_per_s=20.0)
+    kept, begun = around.kept["one"], around.clock.now()
+    due = [(begun, n, False) for n in range(2_000)]
+    seen: list[int] = []
+    for second in range(1, 201):
+        before = kept.polled
+        while due[0][0] < begun + timedelta(seconds=second):
+            at, n, is_placed = heapq.heappop(due)
+            await around.clock.advance(max((at - around.clock.now()).total_seconds(), 0.0))
+            place = await around.poll("one", look_at=at if is_placed else None)
+            if place is None:
+                seen.append(n)
+            heapq.heappush(due, (place or at + timedelta(seconds=30), n, place is not None))
+        assert kept.polled - before <= 41
+    assert 3_900 <= kept.polled <= 4_021
+    assert sorted(seen[:2_000]) == list(range(2_000))

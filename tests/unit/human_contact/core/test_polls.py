@@ -29,9 +29,10 @@ STEP = InteractionStep(
 )
 
 
-def move(after_s: float, *, polled: bool, is_polled: bool = True) -> Move:
+def move(after_s: float, *, polled: bool, is_polled: bool = True, look_s: float | None = None) -> Move:
     now = AT + timedelta(seconds=after_s)
-    return next_move(ASKED, [STEP], lambda _: SPEC, now, is_polled=lambda _: is_polled, polled=polled)
+    look_at = AT + timedelta(seconds=look_s) if look_s is not None else None
+    return next_move(ASKED, [STEP], lambda _: SPEC, now, is_polled=lambda _: is_polled, polled=polled, look_at=look_at)
 
 
 @pytest.mark.parametrize(("waited_s", "after_s"), [(0, 5), (50, 5), (100, 10), (299, 29.9), (300, 30), (1e9, 30)])
@@ -52,3 +53,15 @@ def test_a_channel_is_asked_once_more_before_nobody_has_answered_in_time() -> No
 
 def test_a_channel_that_brings_its_answers_is_not_asked() -> None:
     assert move(5, polled=False, is_polled=False) == Wait(AT + timedelta(seconds=100))
+
+
+def test_a_look_that_has_to_wait_for_its_place_is_taken_then() -> None:
+    assert move(5, polled=False, look_s=60) == Wait(AT + timedelta(seconds=60))
+    assert move(60, polled=False, look_s=60) == Poll((STEP,))
+    assert move(5, polled=False, look_s=500) == Wait(AT + timedelta(seconds=100))
+
+
+def test_what_the_time_decides_waits_for_the_look_before_it() -> None:
+    assert move(100, polled=False, look_s=160) == Wait(AT + timedelta(seconds=160))
+    assert move(160, polled=False, look_s=160) == Poll((STEP,))
+    assert isinstance(move(160, polled=True), GiveUp)
