@@ -6,6 +6,7 @@ they cannot differ from what is published. `export.py` turns this table into an 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from schemas.events import (
     ModelFailed,
     TaskFollowed,
     TaskSubmitted,
+    ThreadBegun,
     TimerFired,
     ToolFinished,
     ToolOutput,
@@ -44,6 +46,7 @@ from schemas.notifications import (
     NotificationPending,
     Notify,
 )
+from schemas.reading import ReadEntries, ReadSettings, ReadStored, ReadSubjects
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SendMessage, SubmitTask
 from schemas.resources import LLM, Agent, ContactChannel, Grant, MCPServer, Quota, ResourceStatus, Subscription, Toolset
 from schemas.subjects import TaskSubjects
@@ -154,6 +157,7 @@ PLACEHOLDERS = {
     "timer": "What the wake-up is for: `deadline`, `recheck` or `retry-<turn>-<attempt>`.",
     "holder": "A process of the tool-executor: a digest of its name and of when it was started.",
     "account": "A digest of the provider's address, the key and the model; the key cannot be found from it.",
+    "key": "A digest of the name that a caller gave to a thread.",
     "id": "A token that stands for the request.",
     "kind": "The resource's kind.",
     "name": "The resource's name.",
@@ -276,7 +280,7 @@ _TASK_CHANNELS = (
         address=_TASK.tool_event("{request}", _CALL),
         title="The one result of a tool call",
         messages=(ToolFinished,),
-        published_by=("tool-executor", "planner"),
+        published_by=("tool-executor", "human-contact", "planner"),
         consumed_by=("planner", "llm-gateway", "cli"),
         delivery="recorded-once",
         kept="with its task",
@@ -314,6 +318,17 @@ _TASK_CHANNELS = (
         messages=(TaskFollowed,),
         published_by=("planner",),
         consumed_by=("planner",),
+        delivery="recorded-once",
+        kept="with its task",
+        stream=_TASK_STREAM,
+    ),
+    Channel(
+        name="thread-anchors",
+        address=subjects.thread_anchor(_PARTITION, _NAMESPACE, "{key}"),
+        title="The task that began a thread which has a name of its caller's",
+        messages=(ThreadBegun,),
+        published_by=("planner",),
+        consumed_by=("planner", "human-contact"),
         delivery="recorded-once",
         kept="with its task",
         stream=_TASK_STREAM,
@@ -481,7 +496,7 @@ _TASK_CHANNELS = (
         address=_TASK.live,
         title="What happens in a task, for those who watch: streamed text, progress, transitions, interactions",
         messages=(TextDelta, ToolProgress, TaskChanged, InteractionRequested, InteractionAnswered),
-        published_by=("planner", "llm-gateway", "tool-executor"),
+        published_by=("planner", "llm-gateway", "tool-executor", "human-contact"),
         consumed_by=("client", "cli"),
         delivery="at-most-once",
         kept="not at all",
@@ -520,6 +535,10 @@ _TASK_CHANNELS = (
 )
 
 
+SAID_BY_PEOPLE = ("answer", "send")
+"""The requests that human-contact hands in."""
+
+
 def _request_channels(verb: str, message: type[msgspec.Struct], what: str) -> tuple[Channel, Channel]:
     stored = {
         "submit": subjects.submit,
@@ -547,7 +566,7 @@ def _request_channels(verb: str, message: type[msgspec.Struct], what: str) -> tu
             address=subjects.ask(_NAMESPACE, verb),
             title=f"{what}: by NATS request and reply",
             messages=(message,),
-            published_by=("client", "cli"),
+            published_by=("client", "cli", "human-contact") if verb in SAID_BY_PEOPLE else ("client", "cli"),
             consumed_by=("planner",),
             delivery="at-most-once",
             kept="not at all",
@@ -562,6 +581,36 @@ _REQUEST_CHANNELS = (
     *_request_channels("delete", DeleteTask, "Remove an ended task"),
     *_request_channels("answer", AnswerInteraction, "Answer an interaction"),
     *_request_channels("send", SendMessage, "Say something more in a task's thread"),
+    *(
+        Channel(
+            name=f"read-{what}",
+            address=subjects.read(_NAMESPACE, what),
+            title=title,
+            messages=(ReadStored,),
+            published_by=("cli",),
+            consumed_by=("planner",),
+            delivery="at-most-once",
+            kept="not at all",
+            reply="reads",
+        )
+        for what, title in (
+            ("settings", "What a reader of one namespace has to know of the installation"),
+            ("entries", "Stored messages about the tasks of a namespace"),
+            ("subjects", "The subjects of the stored messages about the tasks of a namespace"),
+            ("resources", "The resources of a namespace and their statuses"),
+            ("flow", "What a namespace has used of its quota"),
+        )
+    ),
+    Channel(
+        name="reads",
+        address="",
+        title="The answer to a reader of one namespace, on the reader's inbox",
+        messages=(ReadSettings, ReadEntries, ReadSubjects, Rejected),
+        published_by=("planner",),
+        consumed_by=("cli",),
+        delivery="at-most-once",
+        kept="not at all",
+    ),
     Channel(
         name="replies",
         address="",
@@ -623,7 +672,7 @@ _OTHER_CHANNELS = (
         address=_RESOURCES + subjects.spec_key("{kind}", _NAMESPACE, "{name}"),
         title="A resource as it was applied",
         messages=(LLM, Agent, MCPServer, Toolset, ContactChannel, Quota, Subscription, Grant),
-        published_by=("cli",),
+        published_by=("cli", "human-contact"),
         consumed_by=("every-service", "cli"),
         delivery="last-value",
         kept="until it is deleted",
@@ -634,7 +683,7 @@ _OTHER_CHANNELS = (
         address=_RESOURCES + subjects.status_key("{kind}", _NAMESPACE, "{name}"),
         title="What the service that uses a resource says of it",
         messages=(ResourceStatus,),
-        published_by=("planner", "llm-gateway", "tool-executor", "notifier"),
+        published_by=("planner", "llm-gateway", "tool-executor", "human-contact", "notifier"),
         consumed_by=("every-service", "cli"),
         delivery="at-revision",
         kept="until it is deleted",
@@ -663,6 +712,17 @@ _OTHER_CHANNELS = (
         stream=_FLOW_STREAM,
     ),
 )
+
+STATUSES_OF: Mapping[str, tuple[str, ...]] = {
+    "planner": ("Agent",),
+    "llm-gateway": ("LLM",),
+    "tool-executor": ("MCPServer", "Toolset"),
+    "human-contact": ("ContactChannel",),
+    "notifier": ("Subscription",),
+}
+"""The kinds of resources that each service says something of."""
+SPECS_OF: Mapping[str, tuple[str, ...]] = {"human-contact": ("Grant",)}
+"""The kinds of resources that services declare themselves."""
 
 CHANNELS: tuple[Channel, ...] = (*_TASK_CHANNELS, *_REQUEST_CHANNELS, *_OTHER_CHANNELS)
 

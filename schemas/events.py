@@ -173,6 +173,15 @@ class TaskFollowed(Wire, frozen=True, kw_only=True, tag="task.followed.v1"):
     submitted: TaskSubmitted
 
 
+class ThreadBegun(Wire, frozen=True, kw_only=True, tag="thread.begun.v1"):
+    """A thread that has a name of its caller's begins with this task; `submitted.spec.thread_id` is the name.
+
+    Recorded once, before the task itself: whoever finds it sees to it that the task is submitted.
+    """
+
+    submitted: TaskSubmitted
+
+
 class CancelRequested(Wire, frozen=True, kw_only=True, tag="task.cancel.v1"):
     """Somebody asked to cancel the task."""
 

@@ -21,6 +21,7 @@ TOKEN_LENGTH_MAX = 63
 RESOURCE_NAME_LENGTH_MAX = 253
 """Longest resource name (the limit of a Kubernetes object name)."""
 MESSAGE_ID_LENGTH_MAX = 256
+THREAD_ID_LENGTH_MAX = 256
 DERIVED_LENGTH = 12
 """Base-32 characters of a derived task name: 60 bits."""
 
@@ -45,6 +46,11 @@ def check_token(what: str, value: str) -> str:
     return value
 
 
+def is_token(value: str) -> bool:
+    """Whether a value may be one token of a subject."""
+    return len(value) <= TOKEN_LENGTH_MAX and _TOKEN.fullmatch(value) is not None
+
+
 def check_resource_name(what: str, value: str) -> str:
     """`value`, if it may name a resource: lower-case letters, digits, '-' and '.'."""
     if not value or len(value) > RESOURCE_NAME_LENGTH_MAX or not _RESOURCE_NAME.fullmatch(value):
@@ -52,6 +58,18 @@ def check_resource_name(what: str, value: str) -> str:
             f"{what} {value[:60]!r} may hold only lower-case letters, digits, '-' and '.', "
             f"starts and ends with a letter or digit, and has {RESOURCE_NAME_LENGTH_MAX} characters at most"
         )
+    return value
+
+
+def check_thread_id(value: str) -> str:
+    """`value`, if it may be a caller's own name for a thread: printable text, as it came from a ticket, mail or chat.
+
+    It becomes no part of a subject. Raises `InvalidId`.
+    """
+    if len(value) > THREAD_ID_LENGTH_MAX:
+        raise InvalidId(f"threadID {value[:20]!r}... has {len(value)} characters; {THREAD_ID_LENGTH_MAX} at most")
+    if not value or value != value.strip() or not value.isprintable():
+        raise InvalidId(f"threadID {value[:60]!r} must be printable text, with no blank at its beginning or end")
     return value
 
 
@@ -63,6 +81,11 @@ def digest(*parts: str | bytes) -> str:
         state.update(len(data).to_bytes(8, "big"))
         state.update(data)
     return base64.b32encode(state.digest()).decode().rstrip("=").lower()
+
+
+def thread_key(thread_id: str) -> str:
+    """What a caller's name for a thread is in a subject."""
+    return digest("thread", thread_id)[:32]
 
 
 def call_digest(tool: str, arguments: str) -> str:

@@ -86,6 +86,8 @@ class TaskSpec(Wire, frozen=True, kw_only=True):
     """Instead of the agent's own."""
     response_url: str = msgspec.field(default="", name="responseURL")
     """Where to post what became of the task."""
+    thread_id: str = msgspec.field(default="", name="threadID")
+    """The caller's own name for the thread of the task."""
 
 
 class ParentCall(Wire, frozen=True, kw_only=True):
@@ -125,6 +127,11 @@ class SubmitTask(Strict, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     response_url: str = msgspec.field(default="", name="responseURL")
     """An http or https address that what became of the task is posted to."""
+    thread_id: str = msgspec.field(default="", name="threadID")
+    """The caller's own name for a thread: a ticket's number, a mail's Message-ID, the `ts` of a Slack message.
+
+    The first task with it begins the thread. Without `name`, later ones go on in it: `userMessage` is said there.
+    """
 
 
 class CancelTask(Strict, frozen=True, kw_only=True):
@@ -136,13 +143,15 @@ class CancelTask(Strict, frozen=True, kw_only=True):
 
 
 class SendMessage(Strict, frozen=True, kw_only=True):
-    """A request to say something more in a task's thread.
+    """A request to say something more in a thread, which either `task` or `thread` says.
 
     A running task hears it before its next turn. After one that has ended, a new task goes on in the same thread.
     """
 
     task: str = ""
     """Any task of the thread."""
+    thread: str = ""
+    """The `threadID` that its first task was submitted with; if there is no such thread, the name of its first task."""
     message: str = ""
     by: str = ""
 

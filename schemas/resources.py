@@ -255,8 +255,9 @@ class ToolPolicy(Strict, frozen=True, kw_only=True):
     """The tool's own name (without `server__`), or a shell pattern."""
     read_only: bool | None = None
     idempotent: bool | None = None
-    on_uncertain: Literal["fail", "retry"] | None = None
-    """What to do with a call that was started and whose outcome nobody knows."""
+    on_uncertain: Literal["fail", "retry", "ask"] | None = None
+    """What to do with a call that was started and whose outcome nobody knows. `ask`: people say; so it is, unless it is
+    given, where there is a contact channel to ask."""
     timeout_s: float | None = msgspec.field(default=None, name="timeoutSeconds")
 
 
@@ -282,6 +283,9 @@ class MCPServerSpec(Strict, frozen=True, kw_only=True):
     url: str = ""
     resources: dict[str, dict[str, Any]] | None = None
     approval_contact_channel: Ref | None = None
+    contact_channel: Ref | None = None
+    """Who is asked what the server wants to know, and about calls whose outcome nobody knows. Absent: those who
+    approve."""
     headers: tuple[EnvVar, ...] = ()
     timeout_s: float = msgspec.field(default=60.0, name="timeoutSeconds")
     """Wall time of one call, in seconds."""
@@ -380,6 +384,8 @@ class ToolsetSpec(Strict, frozen=True, kw_only=True):
     policies: tuple[ToolPolicy, ...] = ()
     command_options: ShellOptions = ShellOptions()
     """How `commands` are run."""
+    contact_channel: Ref | None = None
+    """Who is asked about calls whose outcome nobody knows."""
 
 
 # --- Quota ------------------------------------------------------------------------------
@@ -495,6 +501,8 @@ class ContactChannelSpec(Strict, frozen=True, kw_only=True):
     """How many different people must approve. One who rejects is enough to reject."""
     allowed_responder_ids: tuple[str, ...] = msgspec.field(default=(), name="allowedResponderIDs")
     """Who may answer, by their ids in the channel; empty: whoever is reached."""
+    continue_threads: bool = False
+    """What somebody who may answer replies to a task's answer is said in the task's thread, which so goes on."""
 
 
 # --- Subscription -----------------------------------------------------------------------

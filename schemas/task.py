@@ -139,6 +139,8 @@ class TaskHeader(Wire, frozen=True, kw_only=True):
     """The task whose conversation this one goes on from."""
     thread: str = ""
     """The first task of the thread; empty: this one."""
+    thread_id: str = msgspec.field(default="", name="threadID")
+    """The caller's own name for the thread."""
     response_url: str = msgspec.field(default="", name="responseURL")
     """Where to post what became of the task."""
     contact_channel: str = ""

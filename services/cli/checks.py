@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from schemas.contact_channels import is_address, problems_of
-from schemas.ids import InvalidId, check_resource_name
+from schemas.ids import InvalidId, check_resource_name, check_thread_id
 from schemas.notifications import contradictions
 from schemas.requests import InvalidRequest, Limits, ResponseFormat, check_task_input
 from schemas.resources import (
@@ -94,6 +94,11 @@ def check_task(spec: TaskManifestSpec) -> list[Finding]:
         check_task_input(spec.user_message, window)
     except InvalidRequest as error:
         found.append((("spec",), str(error)))
+    try:
+        if spec.thread_id:
+            check_thread_id(spec.thread_id)
+    except InvalidId as error:
+        found.append((("spec", "threadID"), str(error)))
     return found
 
 
@@ -288,7 +293,6 @@ def _task_without_effect(manifest: TaskManifest) -> Iterator[Finding]:
     for field, attribute in (
         ("baseURL", "base_url"),
         ("channelTokenFrom", "channel_token_from"),
-        ("threadID", "thread_id"),
     ):
         if getattr(manifest.spec, attribute, None) is not None:
             yield ("spec", field), f"spec.{field} {_NOT_YET}"

@@ -12,7 +12,7 @@ from schemas.task import AwaitingModel, AwaitingTools, Ended, LLMSpend, Retrying
 from schemas.task_view import describe_state
 from services.cli.client import Client, Declared
 from services.cli.deliveries import notification_rows, notifications
-from services.cli.documents import status_text
+from services.cli.documents import status_text, thread_of
 from services.cli.events import EventLine, event_lines
 from services.cli.exits import not_found
 from services.cli.flow import used_of
@@ -102,6 +102,7 @@ def _task(known: TaskDetails, said: Sequence[Step], now: datetime) -> list[str]:
         ("Namespace", state.namespace),
         ("Labels", _pairs(state.labels)),
         ("Agent", state.agent),
+        ("Thread", _thread(state)),
         ("Phase", view.phase),
         ("Ready", f"{'yes' if view.ready else 'no'} ({view.status})"),
         ("Detail", view.status_detail),
@@ -127,6 +128,12 @@ def _task(known: TaskDetails, said: Sequence[Step], now: datetime) -> list[str]:
     lines += ["Conversation:", *_indented("\n".join(transcript(state.task, said)) or "(not started)")]
     lines += ["Events:", *_indented("\n".join(event_rows(event_lines(state.task, state, known.records), now)))]
     return lines
+
+
+def _thread(state: State) -> str:
+    first = thread_of(state)
+    begun = f"begun by task {first}" if first != state.task else "begun by this task"
+    return f"{state.thread_id} ({begun})" if state.thread_id else begun if first else ""
 
 
 def _turn(state: State) -> int:

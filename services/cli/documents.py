@@ -74,10 +74,17 @@ def task_document(
     if listed := [toolcall_status(call) for call in calls]:
         status["toolCalls"] = listed
     said: Document = {"agentRef": {"name": state.agent}}
+    if state.thread_id:
+        said["threadID"] = state.thread_id
     if spec is not None:
         said |= {key: value for key, value in _fields(spec).items() if key in _ASKED and value}
     metadata = _metadata(state.task, state.namespace, state.labels, {})
     return plain({"apiVersion": API_VERSION, "kind": "Task", "metadata": metadata, "spec": said, "status": status})
+
+
+def thread_of(state: State) -> str:
+    """The first task of the thread, if the task goes on in one, or the thread has a name of its caller's."""
+    return state.thread or (state.task if state.thread_id else "")
 
 
 _ASKED = ("userMessage", "contextWindow", "limits", "priority", "responseFormat")
@@ -104,6 +111,8 @@ def _task_status(state: State, revision: int) -> Document:
             **({"byLlm": spend.by_llm} if spend.by_llm else {}),
         },
     }
+    if first := thread_of(state):
+        status["thread"] = first
     if isinstance(state, RetryingModel) and state.throttled:
         since = state.tries.parked_since or state.updated_at
         status["parked"] = {"since": since, "until": state.not_before, "reason": state.error}

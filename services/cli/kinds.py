@@ -118,6 +118,7 @@ KINDS: tuple[KindInfo, ...] = (
             Column("PREVIEW"),
             Column("OUTPUT"),
             Column("ERROR", wide=True),
+            Column("THREAD", wide=True),
             Column("STARTED", wide=True),
             Column("COMPLETED", wide=True),
             Column("AGE"),

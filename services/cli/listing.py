@@ -49,11 +49,13 @@ class Shown(msgspec.Struct, frozen=True):
     document: Document
 
 
-async def list_kind(client: Client, info: KindInfo, namespace: str | None, now: datetime) -> list[Shown]:
-    """Everything of a kind; in every namespace when none is given."""
+async def list_kind(
+    client: Client, info: KindInfo, namespace: str | None, now: datetime, *, thread: str = ""
+) -> list[Shown]:
+    """Everything of a kind; in every namespace when none is given. `thread`: of tasks, only those of this thread."""
     match info.kind:
         case "Task":
-            tasks = await client.tasks(namespace)
+            tasks = [one for one in await client.tasks(namespace) if not thread or _is_in(one.state, thread)]
             outputs = await _outputs(client, tasks)
             return [
                 _task(task, output, now, task_document(task.state, task.revision, output))
@@ -63,6 +65,11 @@ async def list_kind(client: Client, info: KindInfo, namespace: str | None, now: 
             return [_toolcall(call, now) for call in await all_toolcalls(client, namespace)]
         case _:
             return [_resource(declared, info) for declared in await client.resources(info.kind, namespace)]
+
+
+def _is_in(state: State, thread: str) -> bool:
+    """Whether a task is in a thread, by its id or its first task."""
+    return thread in (state.thread_id, state.thread or state.task)
 
 
 async def find(client: Client, info: KindInfo, namespace: str, name: str, now: datetime) -> Shown:
@@ -251,6 +258,7 @@ def _task(stored: StoredTask, output: str | None, now: datetime, document: Docum
         one_line(state.preview, CELL_WIDTH),
         one_line(output or "", CELL_WIDTH),
         one_line(view.error),
+        one_line(state.thread_id or state.thread, CELL_WIDTH),
         stamp(state.created_at),
         stamp(state.ended_at) if isinstance(state, Ended) else "",
         age(state.created_at, now),

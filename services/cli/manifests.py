@@ -56,6 +56,7 @@ class TaskManifestSpec(Strict, frozen=True, kw_only=True):
     priority: Priority = "normal"
     response_format: ResponseFormat | None = None
     response_url: str = msgspec.field(default="", name="responseURL")
+    thread_id: str = msgspec.field(default="", name="threadID")
 
 
 class PredecessorTaskSpec(TaskManifestSpec, frozen=True, kw_only=True):
@@ -63,7 +64,6 @@ class PredecessorTaskSpec(TaskManifestSpec, frozen=True, kw_only=True):
 
     base_url: str | None = msgspec.field(default=None, name="baseURL")
     channel_token_from: SecretKeyRef | None = None
-    thread_id: str | None = msgspec.field(default=None, name="threadID")
 
 
 class TaskManifest(Strict, frozen=True, kw_only=True, tag_field="kind", tag="Task"):
@@ -250,6 +250,7 @@ def _request(manifest: TaskManifest) -> SubmitTask:
         priority=spec.priority,
         response_format=spec.response_format,
         response_url=spec.response_url,
+        thread_id=spec.thread_id,
     )
 
 

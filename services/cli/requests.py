@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-from schemas.ids import InvalidId, check_resource_name, check_token
+from schemas.ids import InvalidId, check_resource_name, check_thread_id, check_token
 from schemas.messages import ContentPart, Message, TextPart, UserMessage
 from schemas.requests import InvalidRequest, Limits, Priority, ResponseFormat, SubmitTask, check_task_input
 from services.cli.checks import check_response_format
@@ -36,6 +36,7 @@ def task_request(
     limits: Limits,
     priority: Priority,
     response_format: str,
+    thread: str = "",
 ) -> SubmitTask:
     """The request for a task from the options of `run` and `submit`; the message `-` is standard input."""
     question = question_of(sys.stdin.read() if message == "-" else message, images)
@@ -49,6 +50,7 @@ def task_request(
             labels=labels_of(labels),
             priority=priority,
             response_format=response_format_of(response_format),
+            thread_id=thread,
         )
     )
 
@@ -118,6 +120,8 @@ def checked(request: SubmitTask) -> SubmitTask:
         check_resource_name("AGENT", request.agent_name)
         if request.name:
             check_token("--name", request.name)
+        if request.thread_id:
+            check_thread_id(request.thread_id)
         check_task_input(request.user_message, request.context_window)
     except (InvalidId, InvalidRequest) as error:
         raise Stop(str(error), ExitCode.REFUSED) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,8 +21,10 @@ from schemas.ids import (
     MESSAGE_ID_LENGTH_MAX,
     InvalidId,
     check_resource_name,
+    check_thread_id,
     check_token,
     derived_task_name,
+    is_token,
     partition_of,
 )
 from schemas.interactions import AnswerInteraction
@@ -42,6 +45,7 @@ from schemas.requests import (
 )
 from schemas.subjects import TaskSubjects
 from schemas.wire import Malformed, decode, encode
+from services.planner.anchors import Anchors
 from services.planner.interactions import Interactions
 from services.planner.steps import ASKED_FOR_AGAIN
 from services.runtime.errors import Refused, RetryLater
@@ -71,6 +75,7 @@ class Requests:
         self._bus = bus
         self._steps = steps
         self._threads = threads
+        self._anchors = Anchors(bus)
         self._interactions = Interactions(bus)
 
     async def on_request(self, inbound: Inbound) -> None:
@@ -149,26 +154,72 @@ class Requests:
             traceparent=traceparent,
             parent_span=requester if is_traceparent(requester) else "",
         )
-        log = self._bus.log(task.partition)
         headers = {subjects.TRACEPARENT: traceparent, subjects.REQUEST_SEQ: str(inbound.seq)}
+        if not spec.thread_id:
+            return await self._accept(task, event, headers)
+        if await self._bus.log(task.partition).get(task.submitted) is None:
+            first = await self._anchors.begin(event, headers)
+            if first.task != name:
+                return await self._go_on(first, request, inbound)
+        reply = await self._accept(task, event, headers)
+        if isinstance(reply, Rejected):
+            await self._anchors.first(namespace, spec.thread_id)  # one that does not count is dropped
+        return reply
+
+    async def _accept(self, task: TaskSubjects, event: TaskSubmitted, headers: Mapping[str, str]) -> Reply:
+        """Record that a task was asked for, unless it was."""
+        log = self._bus.log(task.partition)
         if await log.record(Outgoing(task.submitted, encode(event), headers)) is not None:
-            logger.info("task %s accepted", name, extra={"action": "task.submitted", "task": name})
-            return Accepted(namespace=namespace, task=name)
+            logger.info("task %s accepted", task.task, extra={"action": "task.submitted", "task": task.task})
+            return Accepted(namespace=task.namespace, task=task.task)
         existing = await log.get(task.submitted)
         if existing is None:
-            raise RetryLater(f"task {namespace}/{name} is being written or removed", after_s=0.2)
-        if decode(existing.data, TaskSubmitted).spec != spec:
-            text = f"task {name!r} exists in namespace {namespace!r} and asks for something else; choose another name"
-            return Rejected(code="conflict", error=text)
-        return Accepted(namespace=namespace, task=name, created=False)
+            raise RetryLater(f"task {task.namespace}/{task.task} is being written or removed", after_s=0.2)
+        if decode(existing.data, TaskSubmitted).spec != event.spec:
+            exists = f"task {task.task!r} exists in namespace {task.namespace!r} and asks for something else"
+            return Rejected(code="conflict", error=f"{exists}; choose another name")
+        return Accepted(namespace=task.namespace, task=task.task, created=False)
+
+    async def _go_on(self, first: TaskSubmitted, request: SubmitTask, inbound: Inbound) -> Reply:
+        """Say what a task is asked in the thread that it belongs to, which another task began."""
+        if problem := _cannot_go_on(first, request):
+            return Rejected(code="conflict", error=problem)
+        said = MessageSent(content=request.user_message or "", at=inbound.at)
+        accepted = await self._say(self._task(first.namespace, first.task), said, inbound)
+        if isinstance(accepted, Rejected):
+            raise RetryLater(f"task {first.namespace}/{first.task} is being written or removed", after_s=0.2)
+        kept = _kept(first.spec, _checked(request))
+        note = f"the thread keeps the {' and '.join(kept)} that it began with" if kept else ""
+        return msgspec.structs.replace(accepted, note=note)
 
     async def _send(self, namespace: str, inbound: Inbound) -> Reply:
         request = _parse(inbound.data, SendMessage)
-        task = self._task(namespace, check_token("task", request.task))
+        if request.task and request.thread:
+            raise InvalidRequest("only one of task or thread can be provided")
+        task = None if request.thread else self._task(namespace, check_token("task", request.task))
         if not request.message.strip():
             raise InvalidRequest("message is required")
+        if task is None:
+            task = await self._first_of(namespace, check_thread_id(request.thread))
+        if task is None:
+            return _no_thread(namespace, request.thread)
         said = MessageSent(content=request.message, at=inbound.at, by=request.by[:200])
-        return await self._threads.say(task, said, source=_source(inbound), headers=inbound.headers) or _not_found(task)
+        return await self._say(task, said, inbound)
+
+    async def _say(self, task: TaskSubjects, said: MessageSent, inbound: Inbound) -> Accepted | Rejected:
+        accepted = await self._threads.say(task, said, source=_source(inbound), headers=inbound.headers)
+        return accepted or _not_found(task)
+
+    async def _first_of(self, namespace: str, thread: str) -> TaskSubjects | None:
+        """The first task of a thread, by the id that it was given, or else by the task's name."""
+        first = await self._anchors.first(namespace, thread)
+        if first is not None:
+            return self._task(namespace, first.task)
+        if not is_token(thread):
+            return None
+        task = self._task(namespace, thread)
+        entry = await self._bus.log(task.partition).get(task.submitted)
+        return task if entry is not None and not decode(entry.data, TaskSubmitted).continues else None
 
     async def _cancel(self, namespace: str, request: CancelTask) -> Reply:
         task = self._task(namespace, check_token("task", request.task))
@@ -230,6 +281,41 @@ def _not_found(task: TaskSubjects) -> Rejected:
     return Rejected(code=code, error=f"there is no task {task.task!r} in namespace {task.namespace!r}")
 
 
+def _no_thread(namespace: str, thread: str) -> Rejected:
+    why = "no task was submitted with this threadID, and no thread began with a task of this name"
+    return Rejected(code="not_found", error=f"there is no thread {thread!r} in namespace {namespace!r}: {why}")
+
+
+def _cannot_go_on(first: TaskSubmitted, request: SubmitTask) -> str:
+    """Why a task is not something more to say in the thread that another one began; empty if it is."""
+    begun = f"thread {first.spec.thread_id!r} was begun by task {first.task!r}"
+    if request.name:
+        return f"{begun}: leave name out to go on in it, or choose another threadID"
+    if request.agent_name != first.spec.agent:
+        return f"{begun} with agent {first.spec.agent!r}: agent {request.agent_name!r} needs another threadID"
+    if request.context_window is not None:
+        return f"{begun} and has a conversation: go on with userMessage, not with contextWindow"
+    return ""
+
+
+def _kept(began: TaskSpec, wanted: TaskSpec) -> list[str]:
+    """What a thread keeps as it began, though a later task of it asks for something else."""
+    names = {
+        "limits": "limits",
+        "labels": "labels",
+        "contact_channel": "contactChannelRef",
+        "priority": "priority",
+        "response_format": "responseFormat",
+        "response_url": "responseURL",
+    }
+    plain = TaskSpec(agent=wanted.agent)
+    return [
+        said
+        for name, said in names.items()
+        if getattr(wanted, name) not in (getattr(plain, name), getattr(began, name))
+    ]
+
+
 def _source(inbound: Inbound) -> str:
     """What a derived name derives from: the message id, or else the place and time of the request in its stream."""
     message_id = inbound.headers.get(subjects.REQUEST_ID) or inbound.headers.get(subjects.MSG_ID)
@@ -265,6 +351,8 @@ def _checked(request: SubmitTask) -> TaskSpec:
         _check_url("responseURL", request.response_url)
     if request.contact_channel_ref:
         check_resource_name("contactChannelRef", request.contact_channel_ref)
+    if request.thread_id:
+        check_thread_id(request.thread_id)
     return TaskSpec(
         agent=request.agent_name,
         user_message=request.user_message,
@@ -275,6 +363,7 @@ def _checked(request: SubmitTask) -> TaskSpec:
         priority=request.priority,
         response_format=request.response_format,
         response_url=request.response_url,
+        thread_id=request.thread_id,
     )
 
 

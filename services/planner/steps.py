@@ -26,6 +26,7 @@ from schemas.subjects import REQUEST_SEQ, TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer, Initializing, RetryingModel, State, Waiting
 from schemas.wire import decode, encode
 from services.planner.agents import Agents, first_messages
+from services.planner.anchors import Anchors, forget
 from services.planner.core.delegation import Refusal, asked_of
 from services.planner.core.inputs import (
     AgentReady,
@@ -42,7 +43,7 @@ from services.planner.core.policy import budget_of, deadline_of
 from services.planner.subscribers import Subscribers
 from services.planner.table import ABSENT, Held, TaskTable
 from services.runtime.errors import Broken, Conflict, RetryLater
-from services.runtime.ports import Log, Outgoing
+from services.runtime.ports import Entry, Log, Outgoing
 from services.runtime.telemetry.traces import trace_headers
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Steps:
         self._table = table
         self._agents = agents
         self._subscribers = subscribers
+        self._anchors = Anchors(bus)
         self._metrics = metrics
         self._locks: WeakValueDictionary[TaskSubjects, asyncio.Lock] = WeakValueDictionary()
 
@@ -282,14 +284,24 @@ class Steps:
                 problem = await self.remove(child)
                 if problem and "there is no" not in problem:
                     return problem
+            await self._forget(task, held.state)
             for subject in task.everything:
                 await log.purge(subject)
             for timers in (task.timers, task.notify_timers, task.people_timers):
                 await self._bus.timers.cancel(timers)
-            if held.state.continues:
-                await log.purge(_beside(task, held.state.continues).followed)
             self._table.forget(task)
         return ""
+
+    async def _forget(self, task: TaskSubjects, state: State) -> None:
+        """What leads to a task goes before it: whoever still found that would submit the task again."""
+        if state.continues:
+
+            def names(entry: Entry) -> str:
+                return decode(entry.data, TaskFollowed).submitted.task
+
+            await forget(self._bus.log(task.partition), _beside(task, state.continues).followed, task.task, names)
+        elif state.thread_id:
+            await self._anchors.forget(task, state.thread_id)
 
     async def _may_be_asked_for_again(self, task: TaskSubjects) -> bool:
         """Whether the request that began a task is still there, and may be delivered again: it would begin it again."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from schemas.events import MessageSent, TaskFollowed, TaskSubmitted
 from schemas.ids import digest, following_task_name
 from schemas.requests import Accepted, TaskSpec
 from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer
 from schemas.wire import decode, encode
+from services.planner.anchors import submission
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Outgoing
 from services.runtime.telemetry.traces import child_traceparent
 
 if TYPE_CHECKING:
     from services.planner.table import TaskTable
-    from services.runtime.ports import Bus
+    from services.runtime.ports import Bus, Log
 
 TASKS_MAX = 1000
 """Tasks of one thread that are walked through."""
@@ -68,40 +71,44 @@ class Threads:
         state = (await self._table.load(task, 0)).state
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
             raise RetryLater(f"task {task.namespace}/{task.task} is not seen to have ended", after_s=0.2)
+        log = self._bus.log(task.partition)
         event = TaskSubmitted(
             namespace=task.namespace,
             task=self._name_after(task, source),
-            spec=TaskSpec(agent=state.agent, user_message=said.content, labels=state.labels, priority=state.priority),
+            spec=await self._spec_after(log, state, said),
             at=said.at,
             traceparent=child_traceparent(headers.get(TRACEPARENT, "")),
             continues=task.task,
             thread=state.thread or task.task,
         )
-        log = self._bus.log(task.partition)
-        if await log.record(Outgoing(task.followed, encode(TaskFollowed(submitted=event)))) is None:
+        own = {TRACEPARENT: event.traceparent}
+        if await log.record(Outgoing(task.followed, encode(TaskFollowed(submitted=event)), own)) is None:
             following = await self._following(task)
             if following is None:
                 raise RetryLater(f"what follows task {task.namespace}/{task.task} is not seen yet", after_s=0.2)
             if following.task != event.task:
                 accepted = await self.say(_beside(task, following.task), said, source=source, headers=headers)
                 return accepted.task if accepted is not None else following.task
-            event = following
-        await self._submit(task, event)
+            return following.task
+        await log.record(Outgoing(_beside(task, event.task).submitted, encode(event), own))
         return event.task
+
+    async def _spec_after(self, log: Log, state: FinalAnswer | Failed | Cancelled, said: MessageSent) -> TaskSpec:
+        """What a task is asked that goes on after one: as that one was, but for the message."""
+        try:
+            (recorded,) = await log.read([state.submitted_seq])
+        except LookupError:
+            raise RetryLater(f"task {state.namespace}/{state.task} is being removed", after_s=0.2) from None
+        spec = decode(recorded.data, TaskSubmitted).spec
+        return replace(spec, user_message=said.content, context_window=None)
 
     async def _following(self, task: TaskSubjects) -> TaskSubmitted | None:
         """The task that a thread goes on with after this one, submitted if whoever began that had died."""
-        entry = await self._bus.log(task.partition).get(task.followed)
+        log = self._bus.log(task.partition)
+        entry = await log.get(task.followed)
         if entry is None:
             return None
-        event = decode(entry.data, TaskFollowed).submitted
-        await self._submit(task, event)
-        return event
-
-    async def _submit(self, task: TaskSubjects, event: TaskSubmitted) -> None:
-        following = _beside(task, event.task)
-        headers = {TRACEPARENT: event.traceparent}
-        await self._bus.log(task.partition).record(Outgoing(following.submitted, encode(event), headers))
+        return await submission(self._bus, log, entry, decode(entry.data, TaskFollowed).submitted)
 
     def _name_after(self, task: TaskSubjects, source: str) -> str:
         return following_task_name(task.namespace, task.task, source, self._bus.partitions)

@@ -82,6 +82,10 @@ class Log(Protocol):
         """Remove every message whose subject matches a filter. For retention only."""
         ...
 
+    async def drop(self, entry: Entry) -> None:
+        """Remove a message, and none that has taken its place on its subject meanwhile. For retention only."""
+        ...
+
 
 class Timers(Protocol):
     """Wake-ups by the server. At least once, never before `at`."""

@@ -179,6 +179,22 @@ async def test_a_purge_removes_what_matches_and_nothing_else(bus: Bus) -> None:
     assert await log.record(message(tool_event(1))) is not None
 
 
+async def test_a_message_is_dropped_and_none_that_has_taken_its_place(bus: Bus) -> None:
+    log = bus.log(0)
+    await log.record(message(TASK.followed, b"first"))
+    await log.record(message(TASK.submitted))
+    first = await log.get(TASK.followed)
+    assert first is not None
+    await log.drop(first)
+    assert await log.get(TASK.followed) is None
+    assert await log.record(message(TASK.followed, b"second")) is not None
+    await log.drop(first)
+    second = await log.get(TASK.followed)
+    assert second is not None
+    assert second.data == b"second"
+    assert await log.get(TASK.submitted) is not None
+
+
 async def test_partitions_are_streams_of_their_own(bus: Bus) -> None:
     other = TaskSubjects(1, "default", "t1")
     await bus.log(0).record(message(TASK.submitted, b"0"))

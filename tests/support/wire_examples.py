@@ -27,6 +27,7 @@ from schemas.events import (
     ModelFailed,
     TaskFollowed,
     TaskSubmitted,
+    ThreadBegun,
     TimerFired,
     ToolFinished,
     ToolOutput,
@@ -91,9 +92,10 @@ from tests.support.wire_first import AT, FIRST, SPARE, TASK
 from tests.support.wire_notifications import NOTIFICATIONS
 from tests.support.wire_people import PEOPLE
 from tests.support.wire_second import SECOND
+from tests.support.wire_threads import THREADS
 
 GOLDEN = Path(__file__).parents[1] / "conformance" / "wire" / "golden"
-RELEASES = (FIRST, SECOND, NOTIFICATIONS, PEOPLE)
+RELEASES = (FIRST, SECOND, NOTIFICATIONS, PEOPLE, THREADS)
 
 
 NOTIFICATION: dict[str, Any] = {
@@ -181,6 +183,7 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     TextAsked(),
     MessageSent(content="", at=AT),
     TaskFollowed(submitted=TaskSubmitted(namespace="default", task="t", spec=TaskSpec(agent="helper"), at=AT)),
+    ThreadBegun(submitted=TaskSubmitted(namespace="default", task="t", spec=TaskSpec(agent="helper"), at=AT)),
     SendMessage(),
     AskPerson(**TASK, request="r1", n=1, tool_call_id="", tool="", answer_seq=9, kind="question", channel="oncall"),
     WithdrawQuestion(namespace="default", task="t", request="r1", n=1, reason=""),

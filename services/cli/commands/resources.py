@@ -134,6 +134,9 @@ async def get(
     whole: Annotated[
         bool, typer.Option("--whole", help="Print the result of one tool call, all of it, and nothing else.")
     ] = False,
+    thread: Annotated[
+        str, typer.Option("--thread", metavar="ID", help="Tasks of this thread only: its id, or its first task.")
+    ] = "",
 ) -> None:
     """Show resources, tasks and tool calls.
 
@@ -145,6 +148,7 @@ async def get(
       holdfast get                                    all of them
       holdfast get agents,mcpservers -o wide
       holdfast get task helper-task-x7 -o yaml
+      holdfast get tasks --thread TICKET-17
       holdfast get toolcalls -A
       holdfast get toolcall helper-task-x7-r1-tc-01 --whole
       holdfast get tasks -o json | jq '.items[].status.output'
@@ -152,6 +156,8 @@ async def get(
     infos, wanted = _kinds_and_names(kinds, names or [])
     if whole and (len(wanted) != 1 or infos[0].kind != "ToolCall"):
         raise Stop("--whole is for one tool call: `holdfast get toolcall NAME --whole`", ExitCode.USAGE)
+    if thread and (wanted or [info.kind for info in infos] != ["Task"]):
+        raise Stop("--thread is for the list of tasks: `holdfast get tasks --thread ID`", ExitCode.USAGE)
     async with connected(target.server) as client:
         if whole:
             write(await whole_output(client, target.namespace, wanted[0]))
@@ -162,7 +168,7 @@ async def get(
             if wanted:
                 found = [await find(client, info, target.namespace, name, now) for name in wanted]
             else:
-                found = await list_kind(client, info, None if all_namespaces else target.namespace, now)
+                found = await list_kind(client, info, None if all_namespaces else target.namespace, now, thread=thread)
             groups.append((info, found))
     _show(groups, output, single=len(wanted) == 1, all_namespaces=all_namespaces)
     if not wanted and not any(items for _, items in groups) and output in ("table", "wide"):

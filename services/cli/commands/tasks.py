@@ -12,7 +12,7 @@ import typer
 
 from schemas.requests import Priority
 from schemas.subjects import TaskSubjects
-from schemas.task import Cancelled, Failed, FinalAnswer, State, Waiting
+from schemas.task import Cancelled, Failed, FinalAnswer, State
 from services.cli.client import Client
 from services.cli.commands.resources import parsed_files
 from services.cli.completion import complete_agents, complete_tasks
@@ -21,18 +21,29 @@ from services.cli.describe import event_rows
 from services.cli.events import event_lines
 from services.cli.exits import ExitCode, Stop
 from services.cli.follow import Follower, StateSeen
+from services.cli.jsonlines import JSONNarrator
 from services.cli.kinds import kind_named
 from services.cli.listing import details, find, output_of
-from services.cli.narrator import Narrator, narrator
+from services.cli.narrator import Narrator, WaitNarrator, narrator
 from services.cli.options import Files, Target, note, on_bus
+from services.cli.question_words import commands_of, name_of
 from services.cli.render import show_documents, write
 from services.cli.requests import limits_of, task_request
+from services.cli.watching import Asking, Watching
 
 AgentArgument = Annotated[
     str, typer.Argument(metavar="AGENT", help="The agent's name.", autocompletion=complete_agents)
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", autocompletion=complete_tasks)]
 Name = Annotated[str, typer.Option("--name", help="The task's name; the same name and request again is the same task.")]
+Thread = Annotated[
+    str,
+    typer.Option(
+        "--thread",
+        metavar="ID",
+        help="Your own name for a thread: the first task with it begins the thread, later ones go on in it.",
+    ),
+]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label; repeatable.")]
 MaxTurns = Annotated[int | None, typer.Option("--max-turns", min=1, help="Model answers.", rich_help_panel="Limits")]
 MaxTokens = Annotated[
@@ -60,8 +71,16 @@ Format = Annotated[
     ),
 ]
 Form = Annotated[
-    Literal["text", "json", "yaml", "name"],
-    typer.Option("--output", "-o", help="`json` and `yaml` give the whole task at the end."),
+    Literal["text", "json", "yaml", "jsonl", "name"],
+    typer.Option(
+        "--output",
+        "-o",
+        help="`json` and `yaml` give the whole task at the end; `jsonl` what happens, an object a line, as it happens.",
+        show_choices=True,
+    ),
+]
+NoInput = Annotated[
+    bool, typer.Option("--no-input", help="Ask nothing here: questions are only shown. Default: not on a terminal.")
 ]
 
 
@@ -79,6 +98,7 @@ async def run(
         float | None, typer.Option("--timeout", metavar="SECONDS", help="How long to wait; the task itself goes on.")
     ] = None,
     name: Name = "",
+    thread: Thread = "",
     label: Labels = None,
     max_turns: MaxTurns = None,
     max_tokens: MaxTokens = None,
@@ -87,6 +107,7 @@ async def run(
     image: Images = None,
     response_format: Format = "",
     priority: PriorityOption = "normal",
+    no_input: NoInput = False,
     output: Form = "text",
 ) -> int:
     """Ask an agent something and wait for its answer.
@@ -94,11 +115,15 @@ async def run(
     On a terminal the model's text streams and every tool call is shown. In a pipe only the answer is printed;
     with --follow the rest goes to standard error. The task runs on without its watcher: Ctrl-C leaves it running.
 
+    When people have to approve a call or to answer something, that is shown at once, with the commands that answer it;
+    on a terminal you are asked right there. Whoever answers first counts; what you leave stays open for others.
+
     [bold]Examples[/bold]
 
       holdfast run helper "What time is it in Tokyo?"
       answer=$(holdfast run helper "Summarise the last commit" --timeout 120)
       git diff | holdfast run reviewer - --max-cost 0.10 -o json
+      holdfast run helper "And in Delhi?" --thread TICKET-17
       holdfast run clerk "Read this receipt" --image receipt.jpg --response-format receipt.json
     """
     request = task_request(
@@ -110,14 +135,19 @@ async def run(
         limits=limits_of(max_turns, max_tokens, max_cost, deadline),
         priority=priority,
         response_format=response_format,
+        thread=thread,
     )
     async with connected(target.server) as client:
         accepted = await client.submit(target.namespace, request)
+        if accepted.note:
+            note(accepted.note)
         task = client.subjects_of(accepted.namespace, accepted.task)
         live = sys.stdout.isatty() and output == "text"
         stream = sys.stdout if live else sys.stderr
         teller = narrator(stream, live=stream.isatty()) if (live if follow is None else follow) else None
-        state = await watched(client, task, teller, timeout_s)
+        teller = JSONNarrator(sys.stdout) if output == "jsonl" else teller
+        asking = asking_here(client) if live and teller is not None and not no_input else None
+        state = await watched(client, task, teller, timeout_s, asking)
         return await _finish(client, task, state, output, told=live and teller is not None)
 
 
@@ -132,6 +162,7 @@ async def submit(
         str, typer.Option("--id", help="Message id: the same id again is the same task, however often it is sent.")
     ] = "",
     name: Name = "",
+    thread: Thread = "",
     label: Labels = None,
     max_turns: MaxTurns = None,
     max_tokens: MaxTokens = None,
@@ -172,6 +203,7 @@ async def submit(
             limits=limits_of(max_turns, max_tokens, max_cost, deadline),
             priority=priority,
             response_format=response_format,
+            thread=thread,
         )
         wanted = [(target.namespace, request)]
     async with connected(target.server) as client:
@@ -184,6 +216,8 @@ async def submit(
                     write(f"task/{accepted.task}")
                 case "text":
                     write(f"task/{accepted.task} {'submitted' if accepted.created else 'unchanged'}")
+            if accepted.note:
+                note(accepted.note)
 
 
 @on_bus
@@ -192,22 +226,31 @@ async def watch(
     *,
     task: TaskArgument,
     timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="How long to watch.")] = None,
+    no_input: NoInput = False,
     output: Form = "text",
 ) -> int:
     """Follow a task to its end: what has happened, what happens, and the model's text as it comes.
 
     Ends with 0 for an answer, 1 for a failure, 6 for a cancellation. In a pipe there is a line for everything.
 
+    What people are asked, also by the tasks of agents that it delegates to, is shown with the commands that answer it.
+    On a terminal you are asked right there: type a number. Ctrl-D leaves the question to others, Ctrl-C stops watching.
+
     [bold]Examples[/bold]
 
       holdfast watch helper-task-x7
+      holdfast watch helper-task-x7 --no-input
       holdfast watch helper-task-x7 --timeout 60 -o json
+      holdfast watch helper-task-x7 -o jsonl | jq -r 'select(.event == "asked") | .commands[0]'
     """
     async with connected(target.server) as client:
         await client.existing_task(target.namespace, task)
         subjects = client.subjects_of(target.namespace, task)
-        teller = narrator(sys.stdout, live=sys.stdout.isatty()) if output == "text" else None
-        state = await watched(client, subjects, teller, timeout_s)
+        live = sys.stdout.isatty()
+        teller = narrator(sys.stdout, live=live) if output == "text" else None
+        teller = JSONNarrator(sys.stdout) if output == "jsonl" else teller
+        asking = asking_here(client) if live and output == "text" and not no_input else None
+        state = await watched(client, subjects, teller, timeout_s, asking)
         return await _finish(client, subjects, state, output, told=True)
 
 
@@ -262,30 +305,47 @@ async def events(
 # --- waiting ----------------------------------------------------------------------------
 
 
-async def watched(client: Client, task: TaskSubjects, teller: Narrator | None, timeout_s: float | None) -> State:
-    """Follow a task to its end and tell it; the command ends when that takes too long."""
+async def watched(
+    client: Client,
+    task: TaskSubjects,
+    teller: Narrator | None,
+    timeout_s: float | None,
+    asking: Asking | None = None,
+) -> State:
+    """Follow a task to its end and tell it; the command ends when that takes too long.
+
+    Without a teller only what the task waits for is said, beside the output. With `asking` the person is asked here.
+    """
     last: State | None = None
+    watching = Watching(teller or WaitNarrator(sys.stderr, task.task), asking)
     try:
         async with asyncio.timeout(timeout_s):
             async for happening in Follower(client, task).run():
                 if isinstance(happening, StateSeen):
                     last = happening.state
-                    if teller is None and isinstance(last, Waiting):
-                        note(f"task {task.task} waits: {last.reason}")
-                if teller is not None:
-                    teller.tell(happening)
+                await watching.take(happening)
     except TimeoutError:
         raise Stop(
             f"task {task.task} has not ended within {timeout_s:g} s and goes on{_hint(task)}", ExitCode.TIMED_OUT
         ) from None
     except asyncio.CancelledError:
         note(f"\ntask {task.task} goes on{_hint(task)}")
+        if watching.asked is not None:
+            note(f"{name_of(watching.asked)} stays open: `{commands_of(watching.asked)[0]}` answers it")
         raise
     finally:
-        if teller is not None:
-            teller.close()
+        await watching.close()
     assert last is not None
     return last
+
+
+def asking_here(client: Client) -> Asking | None:
+    """Whoever can ask at this terminal; None if nobody can type here."""
+    if not sys.stdin.isatty():
+        return None
+    from services.cli.terminal import Terminal  # noqa: PLC0415 - only for a terminal
+
+    return Asking(client, Terminal(sys.stdin.fileno(), sys.stdout), _user())
 
 
 def _hint(task: TaskSubjects) -> str:
@@ -301,6 +361,8 @@ async def _finish(client: Client, task: TaskSubjects, state: State, output: str,
             show_documents([shown.document], output, single=True)
         case "name":
             write(f"task/{task.task}")
+        case "jsonl":
+            pass
         case _:
             if not told and isinstance(state, FinalAnswer):
                 records = await _last(client, task, state)

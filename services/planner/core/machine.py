@@ -136,6 +136,7 @@ def _initial(seq: int, event: TaskSubmitted) -> Initializing:
         parent=event.parent,
         continues=event.continues,
         thread=event.thread,
+        thread_id=spec.thread_id,
         response_url=spec.response_url,
         contact_channel=spec.contact_channel,
     )

@@ -92,6 +92,9 @@ class LaggingLog:
     async def purge(self, filter_: str) -> None:
         await self._log.purge(filter_)
 
+    async def drop(self, entry: Entry) -> None:
+        await self._log.drop(entry)
+
     def _behind(self, at_least: int) -> int | None:
         """The sequence that the answering replica is at, if it is not the newest."""
         if not self._faults.happens(self._faults.rates.stale):

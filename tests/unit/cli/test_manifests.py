@@ -135,8 +135,8 @@ def test_a_predecessors_task_with_a_conversation_becomes_a_request() -> None:
     assert [note.split(": ", 1)[1] for note in found.notes] == [
         "spec.baseURL has no effect yet",
         "spec.channelTokenFrom has no effect yet",
-        "spec.threadID has no effect yet",
     ]
+    assert request.thread_id == "7"
 
 
 def test_a_task_may_name_its_agent_as_a_request_does() -> None:
@@ -222,9 +222,23 @@ def test_the_predecessors_only_fields_are_unknown_in_our_version() -> None:
         apiVersion: holdfast.dev/v1
         kind: Task
         metadata: {name: t}
-        spec: {agentRef: {name: a}, userMessage: hi, threadID: "1"}
+        spec: {agentRef: {name: a}, userMessage: hi, baseURL: "1"}
         """)
-    assert "x.yaml:4: spec.threadID: unknown field" in said
+    assert "x.yaml:4: spec.baseURL: unknown field" in said
+
+
+@pytest.mark.parametrize("version", ["holdfast.dev/v1", "acp.humanlayer.dev/v1alpha1"])
+def test_a_task_may_have_a_thread_of_its_callers(version: str) -> None:
+    text = """\
+        apiVersion: VERSION
+        kind: Task
+        metadata: {name: t}
+        spec: {agentRef: {name: a}, userMessage: hi, threadID: <ID>}
+        """.replace("VERSION", version)
+    (submission,) = parsed(text.replace("<ID>", '"1700000000.000100"')).submissions
+    assert submission.request.thread_id == "1700000000.000100"
+    said = refusal(text.replace("<ID>", '"a\\tb"'))
+    assert "x.yaml:4: spec.threadID: threadID 'a\\tb' must be printable text" in said
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         TASK.people_timer_fired("r3-2-0"): "people-timers-fired",
         TASK.message_event("0a1b"): "task-messages",
         TASK.followed: "task-follows",
+        subjects.thread_anchor(0, "default", "abc"): "thread-anchors",
         subjects.send("team-a"): "send-requests",
         subjects.ask("team-a", "send"): "send-asks",
         TASK.stop: "task-stop",
