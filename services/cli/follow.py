@@ -1,4 +1,4 @@
-"""Following a task: what was recorded, what is recorded while we look, and the text of the model as it comes.
+"""Following a task: what was recorded, what people are asked, and the text of the model as it comes.
 
 Live messages may be lost and may come before we listen, so they only say "look now"; what is told comes from the
 stream. Only the streamed text itself is taken from them: what was said before we came, or was lost, is asked for, and
@@ -20,12 +20,13 @@ from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingModel, Initializing, State, Terminal
 from schemas.wire import Malformed, decode, encode
 from services.cli.history import Recorded, decoded, turns
+from services.cli.questions import QuestionNews, Questions
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import spawn
 
 if TYPE_CHECKING:
     from services.cli.client import Client, StoredTask
-    from services.runtime.ports import Signal
+    from services.runtime.ports import Signal, Unsubscribe
 
 POLL_S = 1.0
 """How long a lost live message can go unnoticed."""
@@ -53,7 +54,7 @@ class BusAway(msgspec.Struct, frozen=True):
     why: str
 
 
-Happening = Recorded | StateSeen | TextPiece | TextRestarted | ToolProgress | BusAway
+Happening = Recorded | StateSeen | TextPiece | TextRestarted | ToolProgress | BusAway | QuestionNews
 
 
 class Follower:
@@ -73,19 +74,22 @@ class Follower:
         self._turn = 0
         self._text = StreamedText()
         self._asking: asyncio.Task[None] | None = None
+        self._questions = Questions(client, task, self._listen)
+        self._stops: list[Unsubscribe] = []
 
     async def run(self) -> AsyncGenerator[Happening]:
         """Everything from the beginning to the end of the task; waits for one that is not there yet."""
         signals = self._client.bus.signals
         facts = f"{self._task.root}.evt.{self._task.task}.>"
-        stop_live = await signals.subscribe(self._task.live, self._on_live)
-        stop_facts = await signals.subscribe(facts, self._on_fact)
         try:
+            self._stops.append(await signals.subscribe(self._task.live, self._on_live))
+            self._stops.append(await signals.subscribe(facts, self._on_fact))
+            await self._listen(self._task)
             async for happening in self._run():
                 yield happening
         finally:
-            await stop_live()
-            await stop_facts()
+            for stop in self._stops:
+                await stop()
             if self._asking is not None:
                 self._asking.cancel()
 
@@ -165,11 +169,13 @@ class Follower:
             fresh += await self._beginning()
         records = await turns(self._log, self._task, self._turn, max(now, 1), at_least=stored.revision)
         fresh += [record for record in records if record.seq not in self._seen]
+        asked = await self._questions.news(stored)
         self._turn = now
-        news: list[Happening] = []
+        placed: list[tuple[int, list[Happening]]] = [(seq, [news]) for seq, news in asked]
         for record in fresh:
             self._seen.add(record.seq)
-            news += [*self._outcome(record), record]
+            placed.append((record.seq, [*self._outcome(record), record]))
+        news = [one for _, several in sorted(placed, key=lambda pair: pair[0]) for one in several]
         if stored.revision != self._revision:
             if not self._revision:
                 self._ask_if_awaited(state)
@@ -197,6 +203,11 @@ class Follower:
         except Malformed:
             return  # written by a newer version
         self._put(None if isinstance(event, TaskChanged) else event)
+
+    async def _listen(self, task: TaskSubjects) -> None:
+        """Hear when something is recorded about what people are asked for a task."""
+        signals = self._client.bus.signals
+        self._stops.append(await signals.subscribe(f"{task.root}.int.{task.task}.>", self._on_fact))
 
     async def _on_fact(self, _: Signal) -> None:
         self._put(None)

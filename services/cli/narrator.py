@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from schemas.events import (
@@ -19,6 +20,8 @@ from schemas.task import AwaitingModel, AwaitingTools, RetryingModel, State, Wai
 from schemas.task_view import describe_state
 from services.cli.follow import BusAway, Happening, StateSeen
 from services.cli.history import Recorded
+from services.cli.question_words import name_of, outcome_text, passed_text, text_of
+from services.cli.questions import QuestionAsked, QuestionClosed, QuestionNews, QuestionPassed
 from services.cli.text import one_line, safe, seconds_text
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 LINE_WIDTH = 160
 ARGUMENTS_WIDTH = 100
+PEOPLE = "people are asked about"
 
 
 class Narrator(Protocol):
@@ -37,7 +41,7 @@ class Narrator(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more comes, or the watcher leaves."""
+        """Leave the stream to others: nothing more comes, or somebody is asked there before it goes on."""
         ...
 
 
@@ -61,6 +65,8 @@ class LineNarrator:
                 lines = said(happening)
             case StateSeen(state=state):
                 lines = self._changed(state)
+            case QuestionAsked() | QuestionPassed() | QuestionClosed():
+                lines = question_lines(happening)
             case BusAway(why=why):
                 lines = [] if self._away else [f"the bus does not answer, waiting for it: {one_line(why, LINE_WIDTH)}"]
             case TextPiece() | TextRestarted() | ToolProgress():
@@ -84,13 +90,37 @@ class LineNarrator:
         return [detail]
 
 
+class WaitNarrator:
+    """Only what a task waits for and would not come by itself: an agent that is not ready, and people."""
+
+    def __init__(self, stream: TextIO, task: str) -> None:
+        self._stream = stream
+        self._task = task
+
+    def tell(self, happening: Happening) -> None:
+        """Write its lines, if it is such a thing."""
+        match happening:
+            case StateSeen(state=Waiting(reason=reason)):
+                lines = [f"task {self._task} waits: {reason}"]
+            case QuestionAsked() | QuestionPassed() | QuestionClosed():
+                lines = question_lines(happening)
+            case _:
+                lines = []
+        for line in lines:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class LiveNarrator:
     """Streamed text, tool calls as they come and end, and a line at the bottom with what is being waited for."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console  # noqa: PLC0415 - only for a terminal
 
-        self._console: Console = Console(file=stream, highlight=False)
+        self._console: Console = Console(file=stream, highlight=False, emoji=False)
         self._status: Status | None = None
         self._midline = False
 
@@ -109,6 +139,10 @@ class LiveNarrator:
             case BusAway(why=why):
                 self._end_text()
                 self._wait(f"the bus does not answer, waiting for it: {why}")
+            case QuestionAsked() | QuestionPassed() | QuestionClosed():
+                self._end_text()
+                self._hush()
+                self._question(happening)
             case Recorded():
                 self._hush()
                 self._record(happening)
@@ -116,9 +150,17 @@ class LiveNarrator:
                 self._state(state)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, without a line that changes."""
         self._end_text()
         self._hush()
+
+    def _question(self, news: QuestionNews) -> None:
+        head, *lines = question_lines(news)
+        self._line(f"? {head}", "bold yellow" if isinstance(news, QuestionAsked) else "yellow")
+        for line in lines:
+            self._line(line, "")
+        if isinstance(news, QuestionAsked):
+            self._wait(f"waiting for an answer to {name_of(news.asked)}")
 
     def _record(self, record: Recorded) -> None:
         match record.fact:
@@ -149,7 +191,12 @@ class LiveNarrator:
             case AwaitingModel(turn=turn):
                 self._wait(f"waiting for the model, turn {turn}")
             case AwaitingTools(calls=calls):
-                self._wait(f"running {', '.join(call.tool for call in calls)}")
+                asked = [call.tool for call in calls if call.gate is not None and not call.approved_seq]
+                running = [call.tool for call in calls if call.gate is None or call.approved_seq]
+                parts = [
+                    f"{what} {', '.join(tools)}" for what, tools in (("running", running), (PEOPLE, asked)) if tools
+                ]
+                self._wait("; ".join(parts))
             case Waiting() | RetryingModel():
                 self._wait(view.status_detail)
             case _:
@@ -212,6 +259,19 @@ def said(record: Recorded) -> list[str]:
             return [f"cancel requested{f' by {by}' if by else ''}{f': {one_line(reason)}' if reason else ''}"]
         case _:
             return []
+
+
+def question_lines(news: QuestionNews) -> list[str]:
+    """What people are asked, or what became of it, as lines."""
+    whose = f"child {news.asked.task}: " if news.child else ""
+    now = datetime.now(UTC)
+    match news:
+        case QuestionAsked(asked=asked, step=step):
+            return [f"{whose}people are asked:", *(f"  {line}" for line in text_of(asked, now, step).split("\n"))]
+        case QuestionPassed(asked=asked, step=step):
+            return [f"{whose}{passed_text(asked, step, now)}"]
+        case QuestionClosed(asked=asked, answered=answered):
+            return [f"{whose}{outcome_text(asked, answered)}"]
 
 
 def misfit(answer: ModelAnswered) -> list[str]:
