@@ -184,7 +184,7 @@ def _value(field: Field, said: str) -> Any:
         return said
     if field.type == "boolean" and text.lower() in ("y", "yes", "n", "no"):
         return text.lower() in ("y", "yes")
-    wanted: dict[str, tuple[type, str]] = {
+    wanted: dict[str, tuple[Any, str]] = {
         "boolean": (bool, "Please type yes or no."),
         "integer": (int, "Please type a whole number."),
         "number": (float, "Please type a number."),

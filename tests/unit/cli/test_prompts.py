@@ -37,22 +37,20 @@ FORM: Any = {
 
 
 def asked(**fields: Any) -> InteractionRequested:
-    return InteractionRequested(
-        **{
-            "kind": "approval",
-            "namespace": "default",
-            "task": "t1",
-            "interaction": "r1.1.0",
-            "message": "I tidy up.",
-            "agent": "helper",
-            "tool": "box__remove",
-            "arguments": ARGUMENTS,
-            "digest": "d1",
-            "at": AT,
-            "expires": AT + timedelta(hours=1),
-        }
-        | fields
-    )
+    defaults: Any = {
+        "kind": "approval",
+        "namespace": "default",
+        "task": "t1",
+        "interaction": "r1.1.0",
+        "message": "I tidy up.",
+        "agent": "helper",
+        "tool": "box__remove",
+        "arguments": ARGUMENTS,
+        "digest": "d1",
+        "at": AT,
+        "expires": AT + timedelta(hours=1),
+    }
+    return InteractionRequested(**(defaults | fields))
 
 
 class Typist:

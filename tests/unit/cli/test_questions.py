@@ -16,7 +16,7 @@ from schemas.task import AwaitingTools, CallRef
 from services.cli.client import Client
 from services.cli.follow import Follower, Happening, StateSeen
 from services.cli.jsonlines import JSONNarrator
-from services.cli.narrator import LineNarrator, LiveNarrator, WaitNarrator
+from services.cli.narrator import LineNarrator, LiveNarrator, Narrator, WaitNarrator
 from services.cli.questions import QuestionAsked, QuestionClosed, QuestionNews, QuestionPassed
 from services.runtime.errors import Unavailable
 from services.runtime.memory.bus import MemoryBus
@@ -35,38 +35,34 @@ class People:
 
     async def asked(self, n: int = 1, *, turn: int = 1, expires_s: float = 900, **fields: Any) -> InteractionRequested:
         now = datetime.now(UTC)
-        one = InteractionRequested(
-            **{
-                "kind": "approval",
-                "namespace": "default",
-                "task": self._script.task.task,
-                "interaction": f"r{turn}.{n}.0",
-                "message": "I look.",
-                "agent": "helper",
-                "tool": "time__now",
-                "arguments": '{"zone": "UTC\x1b[2J"}',
-                "digest": "d",
-                "channel": "oncall",
-                "at": now,
-                "expires": now + timedelta(seconds=expires_s),
-            }
-            | fields
-        )
+        defaults: Any = {
+            "kind": "approval",
+            "namespace": "default",
+            "task": self._script.task.task,
+            "interaction": f"r{turn}.{n}.0",
+            "message": "I look.",
+            "agent": "helper",
+            "tool": "time__now",
+            "arguments": '{"zone": "UTC\x1b[2J"}',
+            "digest": "d",
+            "channel": "oncall",
+            "at": now,
+            "expires": now + timedelta(seconds=expires_s),
+        }
+        one = InteractionRequested(**(defaults | fields))
         await self._script.record(self._script.task.interaction_asked(f"r{turn}", n, 0), one)
         return one
 
     async def answered(self, n: int = 1, *, turn: int = 1, **fields: Any) -> None:
-        said = InteractionAnswered(
-            **{
-                "namespace": "default",
-                "task": self._script.task.task,
-                "interaction": f"r{turn}.{n}.0",
-                "action": "accept",
-                "at": datetime.now(UTC),
-                "by": "ann",
-            }
-            | fields
-        )
+        defaults: Any = {
+            "namespace": "default",
+            "task": self._script.task.task,
+            "interaction": f"r{turn}.{n}.0",
+            "action": "accept",
+            "at": datetime.now(UTC),
+            "by": "ann",
+        }
+        said = InteractionAnswered(**(defaults | fields))
         await self._script.record(self._script.task.interaction_answered(f"r{turn}", n, 0), said)
 
     async def passed(self, step: int, channel: str, *, until: datetime | None = None) -> None:
@@ -255,8 +251,8 @@ async def test_no_question_is_lost_when_a_look_is_cut_short() -> None:
     watcher.task.cancel()
 
 
-@pytest.mark.parametrize("narrator", [LineNarrator, LiveNarrator, JSONNarrator, lambda to: WaitNarrator(to, "t1")])
-async def test_nothing_that_drives_a_terminal_is_written_whoever_tells(narrator: Any) -> None:
+@pytest.mark.parametrize("kind", ["lines", "live", "json", "waits"])
+async def test_nothing_that_drives_a_terminal_is_written_whoever_tells(kind: str) -> None:
     bus = MemoryBus()
     script = await waiting_task(bus, CLOCK)
     people = People(script)
@@ -265,7 +261,13 @@ async def test_nothing_that_drives_a_terminal_is_written_whoever_tells(narrator:
     await watcher.until(1)
     await people.answered(comment="\x1b[2J", by="\x9bann")
     stream = io.StringIO()
-    teller = narrator(stream)
+    tellers: dict[str, Narrator] = {
+        "lines": LineNarrator(stream),
+        "live": LiveNarrator(stream),
+        "json": JSONNarrator(stream),
+        "waits": WaitNarrator(stream, "t1"),
+    }
+    teller = tellers[kind]
     for happening in await watcher.until(2):
         teller.tell(happening)
     teller.close()
