@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from email import message_from_bytes
 from email.message import Message
@@ -17,6 +18,8 @@ from services.human_contact.core.mails import shows_all
 TEXT_LENGTH_MAX = 64 * 1024
 IDS_MAX = 20
 PARTS_MAX = 50
+NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"))
+"""Codecs that no mail is written in, some of which take minutes for a long text."""
 APPROVE = frozenset(("approve", "approved", "yes"))
 REJECT = frozenset(("reject", "rejected", "no"))
 
@@ -44,7 +47,14 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mail_of(data: bytes) -> Mail:
-    """A message, whatever state it is in."""
+    """A message, whatever state it is in. One that the library cannot read is nobody's, and says nothing."""
+    try:
+        return _mail_of(data)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return Mail(sender="")
+
+
+def _mail_of(data: bytes) -> Mail:
     message = message_from_bytes(data)
     named = [str(value) for name in ("In-Reply-To", "References") for value in message.get_all(name, [])]
     submitted = str(message.get("Auto-Submitted", "no")).split(";")[0].strip().lower()
@@ -61,7 +71,10 @@ def mail_of(data: bytes) -> Mail:
 
 def sender_of(headers: list[str]) -> str:
     """The address in `From`, in lower case; empty if there is not exactly one."""
-    addresses = [address for _, address in getaddresses(headers) if address]
+    try:
+        addresses = [address for _, address in getaddresses(headers) if address]
+    except (RecursionError, ValueError):
+        return ""
     return addresses[0].lower() if len(headers) == 1 and len(addresses) == 1 else ""
 
 
@@ -140,9 +153,11 @@ def _decoded(part: Message) -> str:
     payload = part.get_payload(decode=True)
     data = payload if isinstance(payload, bytes) else b""
     try:
-        return data.decode(part.get_content_charset("utf-8"), "replace")
+        charset = codecs.lookup(part.get_content_charset("utf-8")).name
+        text = data.decode("utf-8" if charset in NO_CHARSETS else charset, "replace")
     except (LookupError, ValueError):
-        return data.decode("utf-8", "replace")
+        text = data.decode("utf-8", "replace")
+    return text.encode("utf-8", "replace").decode()
 
 
 class _Text(HTMLParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.interactions import InteractionRequested
 from schemas.visible import visible
 from services.human_contact.core.forms import Answerer, BadForm, form_answer
-from services.human_contact.core.mail_replies import BadReply, mail_of, own_words, reply_answer
+from services.human_contact.core.mail_replies import BadReply, mail_of, own_words, reply_answer, sender_of
 from services.human_contact.core.pages import question_page
 from services.human_contact.core.rates import Rate, Rates
 from services.human_contact.core.slack_signing import is_fresh, is_signed, signature
@@ -204,3 +205,43 @@ def test_any_question_fits_slacks_limits_and_a_page(tool: str, text: str, choice
 def test_what_is_not_seen_is_written_out() -> None:
     assert visible("a\u202eb\x00c\td\r\ne\u200b\U000e0041") == "a\\u202eb\\u0000c\td\ne\\u200b\\ue0041"
     assert visible("Grüße, 世界 🙂") == "Grüße, 世界 🙂"
+
+
+def nested(depth: int) -> bytes:
+    return b"".join(b'Content-Type: multipart/mixed; boundary="b%d"\r\n\r\n--b%d\r\n' % (n, n) for n in range(depth))
+
+
+HTML = b"Content-Type: text/html\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        nested(3_000),
+        b"Content-Type: message/rfc822\r\n\r\n" * 5_000,
+        HTML + b"<![foo[" * 1_000,
+        HTML + b"<" * 250_000,
+        b"Content-Disposition: attachment; filename*" + b"9" * 5_000 + b"=x\r\n\r\nhi",
+        b"Cc: x\r\nFrom: " + b"(" * 200_000 + b"\r\n\r\nhi",
+        b"Content-Type: text/plain; charset=punycode\r\n\r\na-" + b"9" * 250_000,
+        b"Content-Type: text/plain; charset=unicode_escape\r\n\r\n\\ud800",
+    ],
+    ids=["nested", "messages", "marked", "tags", "number", "parentheses", "punycode", "surrogate"],
+)
+def test_a_hostile_message_is_read_or_left_in_bounded_time(rest: bytes) -> None:
+    begun = time.process_time()
+    mail = mail_of(b"From: ann@example.com\r\n" + rest)
+    assert mail.sender in ("", "ann@example.com")
+    assert mail.text.encode() is not None
+    assert time.process_time() - begun < 3
+
+
+@pytest.mark.parametrize("text", ["(" * 200_000, ":" * 200_000])
+def test_a_sender_that_cannot_be_read_is_nobody(text: str) -> None:
+    assert sender_of([text]) == ""
+
+
+@given(st.binary(max_size=400), st.sampled_from([b"", HTML, b"From: a@b.c\r\n", nested(3)]))
+def test_any_message_can_be_read(data: bytes, begun: bytes) -> None:
+    mail = mail_of(begun + data)
+    msgspec.json.encode(mail)
