@@ -1,6 +1,8 @@
 """Mailboxes that replies arrive in: looked into now and then, each by one replica at a time.
 
-Two at once would do no harm, as an answer is taken once; the lease only saves the mail server the visits.
+Two at once would do no harm, as an answer is taken once; the lease only saves the mail server the visits. So it is
+hardly longer than the time between two looks: whoever finds it over, because its holder has died or hangs, goes on at
+once. Each mailbox is looked into by itself, so one that hangs holds no other up.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from schemas.wire import Instant, Malformed, Wire, decode, encode
 from services.human_contact.channels.base import ChannelFailed
-from services.human_contact.core.mail_replies import mail_of
+from services.human_contact.core.mail_replies import Mail, mail_of
 from services.human_contact.replies import Replies
 from services.runtime.errors import Conflict, RetryLater
 from services.runtime.tasks import Tasks
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TICK_S = 5.0
+"""How often leases are looked at."""
 POLL_S = 15.0
-LEASE_S = 45.0
-SKIPPED_MAX = 1000
+"""How often a mailbox is looked into."""
+LEASE_S = 20.0
+MAILS_MAX = 50
+"""Messages that are fetched in one visit, the newest."""
+SKIPPED_MAX = 10_000
 """Messages that are remembered as nobody's."""
 
 
@@ -46,7 +53,9 @@ class Mailboxes:
         self._channels = channels
         self._replies = Replies(door)
         self._replica = replica
-        self._skipped: dict[tuple[ChannelKey, str], None] = {}
+        self._skipped: dict[tuple[ChannelKey, str, str], None] = {}
+        self._looked: dict[ChannelKey, datetime] = {}
+        self._looking: set[ChannelKey] = set()
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -59,13 +68,26 @@ class Mailboxes:
 
     async def _run(self) -> None:
         while True:
-            await self._bus.clock.sleep(POLL_S)
-            for key in self._channels.of_family("email"):
-                try:
-                    await self.look(key)
-                except (ChannelFailed, RetryLater) as error:
-                    extra = {"action": "email.mailbox"}
-                    logger.warning("the mailbox of %s was not looked into: %s", key.name, error, extra=extra)
+            await self._bus.clock.sleep(TICK_S)
+            keys = self._channels.of_family("email")
+            self._looked = {key: at for key, at in self._looked.items() if key in keys}
+            for key in keys:
+                if key not in self._looking and self._is_due(key):
+                    self._looking.add(key)
+                    self._tasks.spawn(self._look_once(key), name=f"mailbox:{key.namespace}/{key.name}")
+
+    def _is_due(self, key: ChannelKey) -> bool:
+        looked = self._looked.get(key)
+        return looked is None or self._bus.clock.now() - looked >= timedelta(seconds=POLL_S)
+
+    async def _look_once(self, key: ChannelKey) -> None:
+        try:
+            await self.look(key)
+        except (ChannelFailed, RetryLater) as error:
+            extra = {"action": "email.mailbox"}
+            logger.warning("the mailbox of %s was not looked into: %s", key.name, error, extra=extra)
+        finally:
+            self._looking.discard(key)
 
     async def look(self, key: ChannelKey) -> None:
         """Look into the mailbox of a channel, if it has one and nobody else is at it."""
@@ -74,23 +96,27 @@ class Mailboxes:
             return
         from services.human_contact.channels.email import EmailChannel  # noqa: PLC0415 - where there is e-mail
 
+        self._looked[key] = self._bus.clock.now()
         channel = self._channels.get(key)
         if isinstance(channel, EmailChannel):
             await self._look(key, channel)
 
     async def _look(self, key: ChannelKey, channel: EmailChannel) -> None:
-        def fetch(visit: Visit) -> list[tuple[str, bytes]]:
-            new = [uid for uid in visit.replies() if (key, uid) not in self._skipped]
-            return [(uid, data) for uid in new if (data := visit.fetch(uid)) is not None]
+        def fetch(visit: Visit) -> list[tuple[str, Mail]]:
+            # What is skipped does not count, and what is new comes first: what strangers send holds up nothing.
+            found = sorted(visit.replies(channel.address), key=int, reverse=True)
+            new = [uid for uid in found if (key, visit.validity, uid) not in self._skipped][:MAILS_MAX]
+            validity.append(visit.validity)
+            return [(uid, mail_of(data)) for uid in new if (data := visit.fetch(uid)) is not None]
 
+        validity: list[str] = []
         done: list[str] = []
         try:
-            for uid, data in await channel.visited(fetch):
-                mail = mail_of(data)
+            for uid, mail in await channel.visited(fetch):
                 if channel.replied_to(mail) is None:
                     # Another channel's, or nobody's: whose it is will know it.
                     logger.info("a message in the mailbox of %s answers none of its own", key.name)
-                    self._skip(key, uid)
+                    self._skip(key, validity[0], uid)
                     continue
                 said = await self._replies.take(channel, mail)
                 logger.info("a reply to %s: %s", key.name, said, extra={"action": "email.reply"})
@@ -99,8 +125,8 @@ class Mailboxes:
             if done:
                 await channel.visited(lambda visit: visit.seen(done))
 
-    def _skip(self, key: ChannelKey, uid: str) -> None:
-        self._skipped[key, uid] = None
+    def _skip(self, key: ChannelKey, validity: str, uid: str) -> None:
+        self._skipped[key, validity, uid] = None
         if len(self._skipped) > SKIPPED_MAX:
             del self._skipped[next(iter(self._skipped))]
 

@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from email import message_from_bytes
+from email.parser import BytesHeaderParser
 
 
 class Stored:
@@ -66,8 +66,9 @@ class Imap:
                     return "NO [NONEXISTENT] no such mailbox", "authenticated"
                 writer.write(f"* {len(self.messages)} EXISTS\r\n* OK [UIDVALIDITY 1] .\r\n".encode())
                 return "OK [READ-WRITE] selected", "selected"
-            case "UID SEARCH", ["UNSEEN", "HEADER", field, text] if state == "selected":
-                found = [str(one.uid) for one in self.messages if not one.seen and text in header(one.data, field)]
+            case "UID SEARCH", ["UNSEEN", "FROM", sender, "HEADER", field, text] if state == "selected":
+                unseen = [one for one in self.messages if not one.seen and sender in header(one.data, "From").lower()]
+                found = [str(one.uid) for one in unseen if text in header(one.data, field)]
                 writer.write(f"* SEARCH {' '.join(found)}".rstrip().encode() + b"\r\n")
             case "UID FETCH", [uid, item] if state == "selected":
                 asked = re.fullmatch(r"\(BODY\.PEEK\[\]<0\.(\d+)>\)", item)
@@ -95,7 +96,7 @@ def split(line: str) -> list[str]:
 
 def header(data: bytes, name: str) -> str:
     """A header field of a message."""
-    return str(message_from_bytes(data).get(name, ""))
+    return str(BytesHeaderParser().parsebytes(data).get(name, ""))
 
 
 @asynccontextmanager

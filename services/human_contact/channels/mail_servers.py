@@ -19,10 +19,9 @@ from schemas.resources import IMAPOptions, SMTPOptions
 from services.human_contact.channels.base import ChannelFailed
 
 TIMEOUT_S = 20.0
-MAILS_MAX = 50
-"""Messages that are looked at in one visit."""
 MAIL_BYTES_MAX = 256 * 1024
 """Of a message; what is behind that is not fetched."""
+UID_LENGTH_MAX = 10
 OURS = '"holdfast."'
 """In `In-Reply-To` or `References` of replies to us."""
 
@@ -114,14 +113,21 @@ class Visit:
     def __init__(self, client: imaplib.IMAP4) -> None:
         self._client = client
 
-    def replies(self) -> list[str]:
-        """The ids of unseen messages that answer messages of ours."""
+    @property
+    def validity(self) -> str:
+        """Ids of messages are those of others when this has changed."""
+        _, data = self._client.response("UIDVALIDITY")
+        return data[0].decode("ascii", "replace") if data and isinstance(data[0], bytes) else ""
+
+    def replies(self, sender: str) -> list[str]:
+        """The ids of unseen messages that answer messages of ours, and say that they are from there."""
         found: list[str] = []
         for field in ("IN-REPLY-TO", "REFERENCES"):
-            _, data = self._client.uid("SEARCH", "UNSEEN", "HEADER", field, OURS)
+            words = ["UNSEEN", *(["FROM", _quoted(sender)] if sender.isascii() else []), "HEADER", field, OURS]
+            _, data = self._client.uid("SEARCH", *words)
             if data and isinstance(data[0], bytes):
                 found += data[0].decode("ascii", "replace").split()
-        return list(dict.fromkeys(uid for uid in found if uid.isdigit()))[:MAILS_MAX]
+        return list(dict.fromkeys(uid for uid in found if uid.isdigit() and len(uid) <= UID_LENGTH_MAX))
 
     def fetch(self, uid: str) -> bytes | None:
         """A message; None if it is not there any more. It stays unseen."""

@@ -26,6 +26,7 @@ from services.human_contact.channels import email as email_channel
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.mail_servers import check_password_is_safe
 from services.human_contact.channels.registry import ChannelKey
+from services.human_contact.mailboxes import MAILS_MAX
 from services.runtime.signing import key_of, signed_headers
 from tests.support.answering import WEBHOOK_SECRET, Answering, answering, secret
 from tests.support.by_mail import (
@@ -239,6 +240,71 @@ async def test_a_server_that_does_not_speak_imap_harms_nobody(tmp_path: Path, ga
         async with by_mail(tmp_path, imap=port) as (people, _):
             with pytest.raises(ChannelFailed):
                 await looked(people)
+
+
+async def test_what_strangers_send_to_the_mailbox_holds_up_no_reply(tmp_path: Path) -> None:
+    async with imap_server(AGENT) as imap, by_mail(tmp_path, imap=imap.port) as (people, server):
+        task = await begin(people)
+        message = await mailed(server)
+        forged = b"From: " + ANN.encode() + b"\r\nIn-Reply-To: <holdfast.W10.AAAA@holdfast.example>\r\n"
+        nested = b"".join(
+            b'Content-Type: multipart/mixed; boundary="b%d"\r\n\r\n--b%d\r\n' % (n, n) for n in range(2_000)
+        )
+        for n in range(MAILS_MAX + 10):
+            imap.arrive(forged + (nested if n % 20 == 0 else b"\r\napprove\r\n"))
+        imap.arrive(reply_to(message, "approve"))
+        await looked(people)
+        assert (await approval(people, task)).by == ANN
+        for _ in range(10):
+            imap.arrive(forged + b"\r\napprove\r\n")
+        imap.arrive(reply_to(message, "approve"))
+        await looked(people)
+        assert imap.messages[-1].seen
+
+
+async def test_a_mailbox_that_hangs_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailboxes, "TICK_S", 0.01)
+    monkeypatch.setattr(mailboxes, "POLL_S", 0.01)
+    async with imap_server(AGENT) as imap, by_mail(tmp_path, imap=imap.port) as (people, server):
+        hanging = asyncio.Event()
+        keys = [ChannelKey("default", "hangs"), ChannelKey("default", "oncall")]
+        mine = people.entrance._mailboxes
+        look = mine.look
+
+        async def hang(key: ChannelKey) -> None:
+            if key.name == "hangs":
+                hanging.set()
+                await asyncio.Event().wait()
+            await look(key)
+
+        monkeypatch.setattr(mine, "look", hang)
+        monkeypatch.setattr(mine._channels, "of_family", lambda _: keys)
+        mine.start()
+        async with asyncio.timeout(5):
+            await hanging.wait()
+        task = await begin(people)
+        imap.arrive(reply_to(await mailed(server), "approve"))
+        assert (await approval(people, task)).by == ANN
+
+
+async def test_a_mailbox_whose_replica_is_gone_is_taken_over_when_the_lease_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailboxes, "TICK_S", 0.02)
+    monkeypatch.setattr(mailboxes, "LEASE_S", 0.5)
+    async with imap_server(AGENT) as imap, by_mail(tmp_path, imap=imap.port) as (people, _):
+        await until(lambda: ready(people), "the channel is ready")
+        mine = people.entrance._mailboxes
+        gone = mailboxes.Mailboxes(people.stage.bus, mine._channels, people.entrance._reception.door, "gone")
+        await gone.look(ChannelKey("default", "oncall"))
+        visits = imap.visits
+        await mine.stop()
+        mine.start()
+
+        async def again() -> bool:
+            return imap.visits > visits
+
+        await until(again, "another replica has looked")
 
 
 async def test_one_replica_at_a_time_looks_into_a_mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
