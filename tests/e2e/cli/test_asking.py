@@ -15,17 +15,17 @@ from tests.support.pty_command import PtyCommand
 MANIFESTS = """\
 apiVersion: holdfast.dev/v1
 kind: ContactChannel
-metadata: {name: oncall, namespace: ask}
+metadata: {name: oncall, namespace: office}
 spec: {type: console, timeoutSeconds: 900}
 ---
 apiVersion: holdfast.dev/v1
 kind: MCPServer
-metadata: {name: time, namespace: ask}
+metadata: {name: time, namespace: office}
 spec: {transport: stdio, command: mcp-server-time}
 ---
 apiVersion: holdfast.dev/v1
 kind: LLM
-metadata: {name: careful, namespace: ask}
+metadata: {name: careful, namespace: office}
 spec:
   provider: scripted
   scripted:
@@ -38,7 +38,7 @@ spec:
 ---
 apiVersion: holdfast.dev/v1
 kind: Agent
-metadata: {name: careful, namespace: ask}
+metadata: {name: careful, namespace: office}
 spec:
   llmRef: {name: careful}
   system: Help.
@@ -47,7 +47,7 @@ spec:
 ---
 apiVersion: holdfast.dev/v1
 kind: LLM
-metadata: {name: asker, namespace: ask}
+metadata: {name: asker, namespace: office}
 spec:
   provider: scripted
   scripted:
@@ -59,12 +59,12 @@ spec:
 ---
 apiVersion: holdfast.dev/v1
 kind: Agent
-metadata: {name: asker, namespace: ask}
+metadata: {name: asker, namespace: office}
 spec: {llmRef: {name: asker}, system: Ask., humanContactChannels: [{name: oncall}]}
 ---
 apiVersion: holdfast.dev/v1
 kind: LLM
-metadata: {name: boss, namespace: ask}
+metadata: {name: boss, namespace: office}
 spec:
   provider: scripted
   scripted:
@@ -75,7 +75,7 @@ spec:
 ---
 apiVersion: holdfast.dev/v1
 kind: Agent
-metadata: {name: boss, namespace: ask}
+metadata: {name: boss, namespace: office}
 spec: {llmRef: {name: boss}, system: Delegate., subAgents: [{name: careful}]}
 """
 CHOICE = "Your choice (1-7): "
@@ -89,19 +89,19 @@ def office(dev: Dev) -> Dev:
 
 
 def at_terminal(dev: Dev, *arguments: str, **environ: str) -> PtyCommand:
-    return PtyCommand([*HOLDFAST, *arguments, "-n", "ask"], {**dev.env, **environ})
+    return PtyCommand([*HOLDFAST, *arguments, "-n", "office"], {**dev.env, **environ})
 
 
 def until_asked(dev: Dev, task: str) -> None:
     deadline = time.monotonic() + 30
-    while not dev.good("inbox", task, "-n", "ask", "-o", "json").json["items"]:
+    while not dev.good("inbox", task, "-n", "office", "-o", "json").json["items"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
 def outcome(dev: Dev, task: str) -> tuple[str, str]:
     """How the task's one call ended, and what the model was told."""
-    shown = dev.good("get", "toolcall", f"{task}-r1-tc-01", "-n", "ask", "-o", "json").json["status"]
+    shown = dev.good("get", "toolcall", f"{task}-r1-tc-01", "-n", "office", "-o", "json").json["status"]
     return shown["outcome"], shown["result"]
 
 
@@ -114,7 +114,7 @@ def test_a_call_is_approved_in_the_terminal_where_the_task_runs(office: Dev) -> 
             "here r1.1.0 (approval) through oncall, expires in ",
             "Agent careful wants to call time__get_current_time. In the model's words:\n    I want to know the time.",
             'With these arguments:\n    {"timezone": "Asia/Tokyo"}',
-            "holdfast approve here r1.1.0 -n ask",
+            "holdfast approve here r1.1.0 -n office",
             "  2  approve time__get_current_time for the rest of the task",
         ):
             assert text in shown, terminal.seen
@@ -130,7 +130,7 @@ def test_somebody_elses_answer_ends_the_prompt_and_says_so(office: Dev) -> None:
     with at_terminal(office, "run", "careful", "What time is it?", "--name", "elsewhere") as terminal:
         end = terminal.until(CHOICE)
         terminal.type("not a choice")
-        office.good("approve", "elsewhere", "r1.1.0", "-n", "ask", "--by", "bob")
+        office.good("approve", "elsewhere", "r1.1.0", "-n", "office", "--by", "bob")
         terminal.until("(no answer is needed any more)", after=end)
         terminal.until("was approved by bob on the bus")
         terminal.until(ANSWER)
@@ -166,16 +166,16 @@ def test_ctrl_c_leaves_the_question_open_and_whoever_comes_back_is_asked_again(o
     with at_terminal(office, "run", "careful", "What time is it?", "--name", "left") as terminal:
         terminal.until(CHOICE)
         terminal.type("\x03")
-        terminal.until("task left goes on: `holdfast watch left -n ask` follows it")
-        terminal.until("stays open: `holdfast approve left r1.1.0 -n ask` answers it")
+        terminal.until("task left goes on: `holdfast watch left -n office` follows it")
+        terminal.until("stays open: `holdfast approve left r1.1.0 -n office` answers it")
         assert terminal.end() == 130
-    (still,) = office.good("inbox", "left", "-n", "ask", "-o", "json").json["items"]
+    (still,) = office.good("inbox", "left", "-n", "office", "-o", "json").json["items"]
     assert still["interaction"] == "r1.1.0"
     with at_terminal(office, "watch", "left") as terminal:
         end = terminal.until(CHOICE)
         terminal.type("\x04")
         end = terminal.until("r1.1.0 (time__get_current_time) stays open", after=end)
-        office.good("approve", "left", "r1.1.0", "-n", "ask", "--by", "bob")
+        office.good("approve", "left", "r1.1.0", "-n", "office", "--by", "bob")
         terminal.until("was approved by bob", after=end)
         assert terminal.end() == 0
 
@@ -185,7 +185,7 @@ def test_what_was_typed_before_the_question_was_shown_answers_nothing(office: De
         terminal.type("1\n1\n")
         terminal.until(CHOICE)
         time.sleep(0.5)
-        (still,) = office.good("inbox", "hasty", "-n", "ask", "-o", "json").json["items"]
+        (still,) = office.good("inbox", "hasty", "-n", "office", "-o", "json").json["items"]
         assert still["interaction"] == "r1.1.0"
         terminal.type("1\n")
         assert terminal.end() == 0
@@ -211,27 +211,27 @@ def test_what_a_child_asks_is_asked_where_its_parent_is_followed(office: Dev) ->
 
 def test_without_input_a_question_is_only_shown(office: Dev) -> None:
     with at_terminal(office, "run", "careful", "What time is it?", "--name", "shown", "--no-input") as terminal:
-        terminal.until("holdfast reject shown r1.1.0 -n ask")
+        terminal.until("holdfast reject shown r1.1.0 -n office")
         until_asked(office, "shown")
-        office.good("reject", "shown", "r1.1.0", "-n", "ask", "--by", "bob", "-m", "later")
+        office.good("reject", "shown", "r1.1.0", "-n", "office", "--by", "bob", "-m", "later")
         terminal.until("was rejected by bob on the bus: later")
         assert terminal.end() == 0
         assert "Your choice" not in terminal.seen
 
 
 def test_in_a_pipe_a_question_is_shown_beside_the_answer_and_as_json_on_its_own_line(office: Dev) -> None:
-    quiet = office.start("run", "careful", "What time is it?", "--name", "piped", "-n", "ask")
+    quiet = office.start("run", "careful", "What time is it?", "--name", "piped", "-n", "office")
     until_asked(office, "piped")
-    told = office.start("watch", "piped", "-n", "ask", "-o", "jsonl")
+    told = office.start("watch", "piped", "-n", "office", "-o", "jsonl")
     assert told.stdout is not None
     seen = [json.loads(told.stdout.readline())]
     while seen[-1]["event"] != "asked":
         seen.append(json.loads(told.stdout.readline()))
-    assert seen[-1]["commands"][0] == "holdfast approve piped r1.1.0 -n ask"
-    office.good("approve", "piped", "r1.1.0", "-n", "ask", "--by", "bob")
+    assert seen[-1]["commands"][0] == "holdfast approve piped r1.1.0 -n office"
+    office.good("approve", "piped", "r1.1.0", "-n", "office", "--by", "bob")
     out, err = quiet.communicate(timeout=30)
     assert (quiet.returncode, out.startswith(ANSWER)) == (0, True)
-    assert "holdfast approve piped r1.1.0 -n ask" in err
+    assert "holdfast approve piped r1.1.0 -n office" in err
     assert "was approved by bob on the bus" in err
     rest, _ = told.communicate(timeout=30)
     events = [json.loads(line) for line in rest.splitlines()]
