@@ -113,6 +113,8 @@ class Channel(NamedTuple):
     """With a `{placeholder}` for the partition; empty where nothing is stored."""
     consumer: str = ""
     """The durable consumer that delivers it; empty where it is read by subject or sequence, watched or subscribed."""
+    other_consumers: tuple[str, ...] = ()
+    """Those that deliver it to others as well."""
     reply: str = ""
     """The channel of the answers."""
 
@@ -377,6 +379,7 @@ _TASK_CHANNELS = (
         kept="with its task",
         stream=_TASK_STREAM,
         consumer=subjects.HUMAN_CONTACT_ANSWERS,
+        other_consumers=(subjects.TOOL_EXECUTOR_ANSWERS,),
     ),
     Channel(
         name="interaction-steps",
@@ -482,9 +485,9 @@ _TASK_CHANNELS = (
     Channel(
         name="people-timers-fired",
         address=_TASK.people_timer_fired("{timer}"),
-        title="It is time to look at a question again",
+        title="It is time to look at a question, for the first time or again",
         messages=(PeopleDue,),
-        published_by=("nats-server",),
+        published_by=("nats-server", "tool-executor"),
         consumed_by=("human-contact",),
         delivery="scheduled",
         kept="until it is handled",

@@ -73,6 +73,12 @@ def _times(spec: ContactChannelSpec) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("onTimeout",), f"timeoutSeconds is required for {spec.on_timeout}"
 
 
+def allowed_of(spec: ContactChannelSpec) -> tuple[str, ...]:
+    """Who may answer through a channel; empty: whoever is reached."""
+    slack = spec.slack.allowed_responder_ids if spec.slack is not None else ()
+    return tuple(dict.fromkeys((*spec.allowed_responder_ids, *slack)))
+
+
 def is_address(text: str) -> bool:
     """Whether a text is an e-mail address."""
     address = parseaddr(text)[1]

@@ -192,6 +192,8 @@ def _channel(channel: Channel) -> Json:
         facts["stream"] = channel.stream
     if channel.consumer:
         facts["consumer"] = channel.consumer
+    if channel.other_consumers:
+        facts["otherConsumers"] = channel.other_consumers
     return {**written, "x-holdfast": facts}
 
 

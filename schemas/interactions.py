@@ -1,14 +1,16 @@
 """Interactions: what a person is asked in the middle of a task, and what was answered; each recorded once.
 
-A tool's server asks while its call runs (MCP's elicitation); people are asked to approve a call before it is made; and
-a model asks a person by a call of its own. What is asked is a stranger's words: it is bounded and shown as what it is.
-An answer is recorded by the planner, which takes it from anybody who may send requests, or by whoever asked: when
-nobody answered in time, or when there is nobody left to tell the answer to.
+A tool's server asks while its call runs (MCP's elicitation); people are asked to approve a call before it is made, and
+what becomes of one that was begun and whose outcome nobody knows; and a model asks a person by a call of its own.
+What is asked is a stranger's words: it is bounded and shown as what it is. An answer is recorded by the planner, which
+takes it from anybody who may send requests, or by whoever asked: when nobody answered in time, or when there is nobody
+left to tell the answer to.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -22,13 +24,16 @@ SCHEMA_BYTES_MAX = 64 * 1024
 CONTENT_BYTES_MAX = 256 * 1024
 BY_LENGTH_MAX = 200
 COMMENT_LENGTH_MAX = 4_000
+PATIENCE = timedelta(days=3660)
+"""How long a question waits whose task has no deadline."""
 
 InteractionAction = Literal["accept", "decline", "cancel"]
 """`accept`: here is what you asked for; `decline`: no; `cancel`: no answer, and nobody said no."""
 AnsweredVia = Literal["request", "expired", "withdrawn", "slack", "email", "webhook", "humanlayer"]
 """`request`: somebody answered on the bus; `expired`: nobody did in time; `withdrawn`: what it was asked for has ended;
 the others: through that kind of channel."""
-InteractionKind = Literal["elicitation", "approval", "question"]
+InteractionKind = Literal["elicitation", "approval", "question", "uncertain"]
+"""`uncertain`: a call was begun and nobody knows how it ended; `accept`: make it again; `decline`: leave it."""
 
 _INTERACTION = re.compile(r"(r[1-9][0-9]{0,8})\.([1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 
@@ -51,15 +56,15 @@ class InteractionRequested(Wire, frozen=True, kw_only=True, tag="interaction.req
     tool: str
     """The tool whose call asks, as the model calls it."""
     server: str = ""
-    """Elicitation: the server that asks."""
+    """Elicitation: the server that asks. Uncertain: the one that was called."""
     at: Instant
     expires: Instant
     """When nobody needs to answer any more."""
     tool_call_id: str = ""
     arguments: str = ""
-    """Approval: the call's arguments, exactly as they would be used."""
+    """Approval, uncertain: the call's arguments, exactly as they would be used, or were."""
     digest: str = ""
-    """Approval: of the tool and these arguments; what an approval is bound to."""
+    """Approval, uncertain: of the tool and these arguments; what an approval is bound to."""
     choices: tuple[str, ...] = ()
     """Question: the answers to choose from, if there are only some."""
     channel: str = ""
@@ -70,6 +75,10 @@ class InteractionRequested(Wire, frozen=True, kw_only=True, tag="interaction.req
     """Who may answer; empty: whoever is reached."""
     title: str = ""
     """What the task is about: the beginning of what its user asked."""
+    began: Instant | None = None
+    """Uncertain: when the call was begun, for the time that is asked about."""
+    attempt: int = 0
+    """Uncertain: which time that was, from 1."""
 
 
 class InteractionStep(Wire, frozen=True, kw_only=True, tag="interaction.step.v1"):
@@ -128,7 +137,7 @@ class AnswerInteraction(Strict, frozen=True, kw_only=True):
     """Approval: other arguments than were shown, as the text of a JSON object."""
     comment: str = ""
     digest: str = ""
-    """Approval: of what was shown to the person. If it is given, it must be what is asked."""
+    """Approval, uncertain: of what was shown to the person. If it is given, it must be what is asked."""
 
 
 class InteractionId(NamedTuple):

@@ -39,6 +39,7 @@ from services.planner.core.inputs import (
 )
 from services.planner.core.outstanding import Timer, needs
 from services.planner.core.policy import recheck_after
+from services.planner.interactions import Interactions
 from services.planner.steps import NOT_YET, NotYet
 from services.runtime.errors import RetryLater
 from services.runtime.telemetry.logs import log_ids
@@ -73,6 +74,7 @@ class Events:
         self._steps = steps
         self._table = table
         self._threads = threads
+        self._interactions = Interactions(bus)
         self._metrics = metrics
         self._traces = traces
 
@@ -157,12 +159,20 @@ class Events:
         """A late, duplicate or not yet decisive event: counted, and tidied up if its task was removed."""
         self._metrics.ignored.labels(name).inc()
         logger.debug("%s changes nothing", inbound.subject, extra={"action": "task.ignored"})
+        if isinstance(state, Failed | Cancelled) and name == "ToolFinished":
+            await self._withdraw(task, inbound, state)
         if state is None:
             await self._without_state(task, inbound)
         elif name == "MessageSent" and isinstance(state, FinalAnswer | Failed | Cancelled):
             await self._too_late_to_hear(task, inbound, state)
         elif isinstance(state, FinalAnswer | Failed | Cancelled) and state.ended_by == inbound.subject:
             self._table.end_span(state)
+
+    async def _withdraw(self, task: TaskSubjects, inbound: Inbound, state: Failed | Cancelled) -> None:
+        """Take back what people were asked in the middle of a call that has its result because its task has ended."""
+        result = decode(inbound.data, ToolFinished)
+        if state.open_calls is not None and state.open_calls.request == result.request:
+            await self._interactions.withdraw(task, result, inbound.seq)
 
     async def _too_late_to_hear(self, task: TaskSubjects, inbound: Inbound, state: State) -> None:
         """A message that a task has not heard before it ended goes on in its thread."""

@@ -25,6 +25,7 @@ from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.ports import Outgoing
 
 if TYPE_CHECKING:
+    from schemas.events import ToolFinished
     from schemas.subjects import TaskSubjects
     from services.runtime.ports import Bus, Log
 
@@ -73,6 +74,30 @@ class Interactions:
                 return Accepted(namespace=task.namespace, task=task.task, created=False, note=counted)
             answered = counted
         return await self._record(log, task, which, answered)
+
+    async def withdraw(self, task: TaskSubjects, result: ToolFinished, seq: int) -> None:
+        """Nobody waits any more for answers to what was asked in the middle of a call, whose result is at `seq`.
+
+        Whoever asks after that sees the result, and takes the question back.
+        """
+        log = self._bus.log(task.partition)
+        entries = await log.last([task.interactions(result.request, result.n)], at_least=seq)
+        places = {entry.subject for entry in entries}
+        for entry in entries:
+            place, _, what = entry.subject.rpartition(".")
+            if what != "asked" or place.endswith(".0") or f"{place}.answered" in places:
+                continue
+            asked = decode(entry.data, InteractionRequested)
+            answered = InteractionAnswered(
+                namespace=task.namespace,
+                task=task.task,
+                interaction=asked.interaction,
+                action="cancel",
+                at=self._bus.clock.now(),
+                via="withdrawn",
+                comment=result.content[:COMMENT_LENGTH_MAX],
+            )
+            await self._record(log, task, parse_interaction_id(asked.interaction), answered)
 
     async def _vote(
         self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered, quorum: int
@@ -148,6 +173,8 @@ def unfit(asked: InteractionRequested, request: AnswerInteraction) -> str:
             return _unfit_answer(asked, request)
         case "elicitation":
             return _unfit_form(asked, request)
+        case "uncertain":
+            return _unfit_decision(request)
         case _:
             assert_never(asked.kind)
 
@@ -168,6 +195,14 @@ def _unfit_approval(request: AnswerInteraction) -> str:
     except (msgspec.DecodeError, RecursionError) as error:
         return f"arguments is not valid JSON: {error}"
     return "" if isinstance(value, dict) else "arguments must be a JSON object"
+
+
+def _unfit_decision(request: AnswerInteraction) -> str:
+    if request.action == "cancel":
+        return "a call whose outcome nobody knows is made again (accept) or left as it is (decline)"
+    if request.content is not None or request.arguments or request.scope != "once":
+        return "the call is made again as it was, this once: nothing goes with the answer but a comment"
+    return ""
 
 
 def _unfit_answer(asked: InteractionRequested, request: AnswerInteraction) -> str:

@@ -1,6 +1,7 @@
 """Asks people what a tool's server wants to know while its call runs: on the bus, each question recorded once.
 
-    record the question  ->  wait for the answer on the log (a signal only says: look now)  ->  hand it to the server
+    record the question  ->  wake those who bring it to people, if there is a channel to bring it by
+                         ->  wait for the answer on the log (a signal only says: look now)  ->  hand it to the server
 
 A question that nobody answers in time is answered with `cancel`, and so are the open ones when the call has ended. A
 call that is made again, because its replica was lost, asks the same again: then the question that is open counts, and
@@ -28,17 +29,19 @@ from schemas.interactions import (
     parse_interaction_id,
     same_question,
 )
+from schemas.task import AwaitingTools, decode_state
 from schemas.wire import decode, encode
 from services.runtime.errors import Unavailable
 from services.runtime.json_schema import Unusable, problems
 from services.runtime.ports import Outgoing
 from services.runtime.telemetry.traces import trace_headers
+from services.tool_executor.people import Through, wake
 
 if TYPE_CHECKING:
     from schemas.commands import RunTool
     from schemas.interactions import AnsweredVia
     from schemas.subjects import TaskSubjects
-    from services.runtime.ports import Bus, Signal, Unsubscribe
+    from services.runtime.ports import Bus, Log, Signal, Unsubscribe
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,11 @@ class Asker:
     """Asks for one call."""
 
     def __init__(self, bus: Bus, subjects: TaskSubjects, run: RunTool) -> None:
+        self.through: Through | None = Through()
+        """Whom it asks; None: they are not there."""
+        self.may_be_doubted = False
+        """Whether people may be asked about the call itself, by another replica too that takes this one for lost."""
+        self._bus = bus
         self._log = bus.log(subjects.partition)
         self._signals = bus.signals
         self._clock = bus.clock
@@ -108,10 +116,14 @@ class Asker:
     def start(self) -> None:
         """The call is made, perhaps again: what it asks may have been asked before."""
         self._asked = 0
+        self._ended = False
 
     async def ask(self, question: Question) -> Answer:
         """Have a person answer; `NO_ANSWER` if nobody does. Raises `Unavailable` if the bus takes no question."""
-        asked = await self._record(question)
+        if self.through is None:
+            logger.warning("a call asks people by a channel that is not there", extra={"action": "interaction.refused"})
+            return NO_ANSWER
+        asked = await self._record(question, self.through)
         if asked is None:
             logger.warning("a call asked more than %d questions", QUESTIONS_MAX, extra={"action": "interaction.many"})
             return NO_ANSWER
@@ -124,7 +136,7 @@ class Asker:
         return _answer(asked, answered)
 
     async def end(self, *, look: bool) -> None:
-        """The call has ended: nobody needs to answer any more. With `look`, nor what another replica asked for it."""
+        """The call has ended: its server needs no answer any more. With `look`, nor to another replica's question."""
         self._ended = True
         self._look.set()
         try:
@@ -134,9 +146,9 @@ class Asker:
         except Unavailable as error:
             logger.warning("questions were not withdrawn: %s", error, extra={"action": "interaction.late"})
 
-    async def _record(self, question: Question) -> InteractionRequested | None:
+    async def _record(self, question: Question, through: Through) -> InteractionRequested | None:
         """Ask; or find that it was asked before. None if too much was asked."""
-        run, now = self._run, self._clock.now()
+        run, now, title = self._run, self._clock.now(), await self._title() if through.channel else ""
         while self._asked < QUESTIONS_MAX:
             self._asked += 1
             k = self._asked
@@ -152,6 +164,9 @@ class Asker:
                 server=question.server,
                 at=now,
                 expires=now + timedelta(seconds=question.timeout_s),
+                channel=through.channel,
+                allowed=through.allowed,
+                title=title,
             )
             data = encode(asked)
             place = self._subjects.interaction_asked(run.request, run.n, k)
@@ -169,12 +184,21 @@ class Asker:
         answered = await self._answered(k)
         return asked.expires > self._clock.now() if answered is None else answered.via not in ("expired", "withdrawn")
 
+    async def _title(self) -> str:
+        entry = await self._log.get(self._subjects.state)
+        state = decode_state(entry.data) if entry is not None else None
+        return state.preview if isinstance(state, AwaitingTools) else ""
+
     async def _wait(self, asked: InteractionRequested, k: int) -> InteractionAnswered:
+        woken = False
         while True:
             self._look.clear()
             with contextlib.suppress(Unavailable):
                 if (answered := await self._answered(k)) is not None:
                     return answered
+                if not woken:
+                    await wake(self._bus, self._subjects, asked)
+                    woken = True
             left_s = (asked.expires - self._clock.now()).total_seconds()
             if self._ended or left_s <= 0:
                 return await self._close(k, "withdrawn" if self._ended else "expired")
@@ -206,19 +230,23 @@ class Asker:
         return decode(entry.data, InteractionAnswered) if entry is not None else None
 
     async def _unanswered(self) -> set[int]:
-        run = self._run
-        entries = await self._log.last([self._subjects.interactions(run.request, run.n)])
-        places = {entry.subject for entry in entries}
-        of = self._subjects
-        return {
-            k
-            for k in range(1, QUESTIONS_MAX + 1)
-            if of.interaction_asked(run.request, run.n, k) in places
-            and of.interaction_answered(run.request, run.n, k) not in places
-        }
+        found = await open_questions(self._log, self._subjects, self._run)
+        return {parse_interaction_id(asked.interaction).k for asked in found if asked.kind == "elicitation"}
 
     async def _on_live(self, _: Signal) -> None:
         self._look.set()
+
+
+async def open_questions(log: Log, subjects: TaskSubjects, run: RunTool) -> list[InteractionRequested]:
+    """What is asked in the middle of a call and not answered. Raises `Unavailable`."""
+    entries = await log.last([subjects.interactions(run.request, run.n)])
+    places = {entry.subject: entry.data for entry in entries}
+    return [
+        decode(places[asked], InteractionRequested)
+        for k in range(1, QUESTIONS_MAX + 1)
+        if (asked := subjects.interaction_asked(run.request, run.n, k)) in places
+        and subjects.interaction_answered(run.request, run.n, k) not in places
+    ]
 
 
 def _answer(asked: InteractionRequested, answered: InteractionAnswered) -> Answer:

@@ -12,6 +12,7 @@ import msgspec
 from schemas.messages import ImagePart, ToolOutcome
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Clock
+from services.tool_executor.core.doubts import MAYBE
 from services.tool_executor.core.ledger import Begin, Unknown
 from services.tool_executor.core.policy import CallPolicy
 from services.tool_executor.core.results import Reply, Text, cap, show
@@ -31,7 +32,7 @@ CONNECT_WAIT_S = 5.0
 RECONNECT_WAIT_S = 30.0
 """The same for a call that was interrupted; long, because the attempts are counted only while it is in hand."""
 
-MAYBE = "It had been started, so it may or may not have taken effect. Find out before you repeat it."
+INTERRUPTED = "Whoever ran this call was interrupted."
 
 
 class ToolServer(Protocol):
@@ -68,6 +69,14 @@ class ToolServer(Protocol):
         ...
 
 
+class Doubts(Protocol):
+    """Has people say what becomes of a call whose outcome nobody knows."""
+
+    async def settle(self, begun: Begun, why: str) -> Begin | Outcome | None:
+        """What becomes of it; None if they have not said yet."""
+        ...
+
+
 class NotNow(Exception):
     """The server cannot be called now, and nothing was started. The text says which one and why."""
 
@@ -85,6 +94,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     policy: CallPolicy
     meta: Mapping[str, Any]
     progress: Progress | None
+    doubts: Doubts | None = None
+    """None: nobody is asked about the call."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -108,7 +119,7 @@ class Caller:
     async def make(self, call: Call) -> Outcome | None:
         """Make a call; as often as its policy allows, if the connection ends. Raises `NotNow` and `RetryLater`.
 
-        None if another replica was at it, and has recorded its result.
+        None if another replica was at it and has recorded its result, or people have to say first what becomes of it.
         """
         look_first = call.redelivered
         while True:
@@ -118,8 +129,11 @@ class Caller:
                 match judged:
                     case Answered():
                         return None
-                    case Unknown(entry):
-                        return Outcome("unknown", f"Whoever ran this call was interrupted. {MAYBE}", entry.attempt)
+                    case Unknown(entry, revision):
+                        settled = await self._settled(call, Begun(entry, revision), INTERRUPTED)
+                        if not isinstance(settled, Begin):
+                            return settled
+                        claim = settled
                     case Begin():
                         claim = judged
             async with call.server.slot():
@@ -130,7 +144,13 @@ class Caller:
                     return await self._attempts(call, begun)
             look_first = True  # somebody else has begun it meanwhile
 
-    async def _attempts(self, call: Call, begun: Begun | None) -> Outcome:
+    async def _settled(self, call: Call, begun: Begun, why: str) -> Begin | Outcome | None:
+        """What becomes of a call that was begun and must not be made again by itself."""
+        if call.doubts is None:
+            return Outcome("unknown", f"{why} {MAYBE}", begun.entry.attempt)
+        return await call.doubts.settle(begun, why)
+
+    async def _attempts(self, call: Call, begun: Begun | None) -> Outcome | None:
         lost = not_started = 0
         while True:
             attempt = begun.entry.attempt if begun else lost + 1
@@ -148,9 +168,11 @@ class Caller:
                 await self._clock.sleep(AGAIN_S * not_started)
             except Lost as error:
                 lost += 1
-                if not (call.policy.repeatable or call.policy.on_uncertain == "retry"):
-                    return Outcome("unknown", f"{_ended_in(call, error)} {MAYBE}", attempt)
-                if lost == ATTEMPTS_MAX:
+                if begun and call.policy.on_uncertain != "retry":
+                    settled = await self._settled(call, begun, _ended_in(call, error))
+                    if not isinstance(settled, Begin):
+                        return settled
+                elif lost == ATTEMPTS_MAX:
                     return Outcome("failed", f"{_ended_in(call, error)} It was tried {lost} times.", attempt)
                 await self._clock.sleep(AGAIN_S * lost)
                 if begun:

@@ -19,6 +19,7 @@ from schemas import ids
 from schemas.commands import RunTool
 from schemas.dead_letters import DeadReason
 from schemas.events import ApprovalGranted, ModelAnswered, ToolFinished, ToolOutput
+from schemas.interactions import InteractionAnswered, InteractionRequested
 from schemas.messages import ToolCall
 from schemas.subjects import STOP_ALL, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, State, decode_state
@@ -29,13 +30,16 @@ from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
 from services.tool_executor.asking import Asker
-from services.tool_executor.calls import MAYBE, Call, Caller, NotNow, Outcome
+from services.tool_executor.calls import Call, Caller, NotNow, Outcome
 from services.tool_executor.core import arguments
 from services.tool_executor.core.arguments import BadArguments
+from services.tool_executor.core.doubts import MAYBE
 from services.tool_executor.core.ledger import Begin, Unknown
+from services.tool_executor.doubts import Doubts, Made, withdraw
 from services.tool_executor.holders import Holder
 from services.tool_executor.ledger import Answered, Ledger, Place
 from services.tool_executor.mcp.pool import ServerKey
+from services.tool_executor.people import through
 from services.tool_executor.progress import ProgressReport
 from services.tool_executor.resolve import Resolver, Target
 from services.tool_executor.running import Running, Stopped
@@ -73,6 +77,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     log: Log
     inbound: Inbound
     redelivered: bool
+    seen: int
+    """The place of what is handled, this command or an answer: nothing older decides what becomes of the call."""
 
     @property
     def result_subject(self) -> str:
@@ -127,6 +133,36 @@ class ToolCommands:
 
     async def handle(self, inbound: Inbound) -> None:
         """Run the tool that a command asks for, and record its result."""
+        await self._run(inbound, inbound.seq)
+
+    async def on_answered(self, inbound: Inbound) -> None:
+        """Carry out a command again whose call people were asked about, and that was left until they had answered."""
+        command = await self._asked_about(inbound)
+        if command is not None and decode(inbound.data, InteractionAnswered).via != "withdrawn":
+            await self._run(command, inbound.seq)
+
+    async def on_dead_answer(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """Give a call a result whose answer cannot be acted on."""
+        command = await self._asked_about(inbound)
+        if command is not None:
+            await self.on_dead(command, reason, error)
+
+    async def _asked_about(self, inbound: Inbound) -> Inbound | None:
+        """The command whose call an answer says something about; None if it is an answer to something else."""
+        subjects = task_of(inbound.subject)
+        request, n, k = inbound.subject.split(".")[-4:-1]
+        if k == "0":
+            return None
+        log = self._runtime.bus.log(subjects.partition)
+        asked = await log.get(subjects.interaction_asked(request, int(n), int(k)), at_least=inbound.seq)
+        if asked is None or decode(asked.data, InteractionRequested).kind != "uncertain":
+            return None
+        entry = await log.get(subjects.tool_command(request, int(n)), at_least=inbound.seq)
+        if entry is None:
+            return None
+        return Inbound(entry.subject, entry.data, entry.headers, entry.seq, inbound.delivered, entry.at, again=True)
+
+    async def _run(self, inbound: Inbound, seen: int) -> None:
         run = decode(inbound.data, RunTool)
         subjects = _place_of(inbound.subject, run)
         result = subjects.tool_event(run.request, run.n)
@@ -141,6 +177,7 @@ class ToolCommands:
                     log=self._runtime.bus.log(subjects.partition),
                     inbound=inbound,
                     redelivered=waited or inbound.redelivered,
+                    seen=seen,
                 )
                 await self._settle(command)
 
@@ -174,6 +211,8 @@ class ToolCommands:
 
     async def _settle(self, command: Command) -> None:
         if await self._is_over(command):
+            if command.redelivered:
+                await withdraw(self._runtime.bus, command.subjects, command.run)
             return
         asked = await self._asked(command)
         if asked is None:
@@ -192,16 +231,19 @@ class ToolCommands:
             began = self._clock.now()
             asker = Asker(self._runtime.bus, command.subjects, command.run)
             async with asker.asking():
-                outcome = await self._until_stopped(command, asked)
+                outcome = await self._until_stopped(command, asked, asker)
             if outcome is None:
                 return
-            await asker.end(look=command.redelivered)
+            look = command.redelivered or asker.may_be_doubted
+            await asker.end(look=look)
             latency_s = max((self._clock.now() - began).total_seconds(), 0.0)
             span["holdfast.outcome"] = outcome.outcome
             span["holdfast.attempt"] = outcome.attempt
             if outcome.outcome != "succeeded":
                 span["error.type"] = outcome.outcome
             await self._record(command, asked, outcome, latency_s)
+            if look:
+                await withdraw(self._runtime.bus, command.subjects, command.run)
         self._tell(asked, outcome, latency_s)
 
     def _tell(self, asked: ToolCall, outcome: Outcome, latency_s: float) -> None:
@@ -216,13 +258,13 @@ class ToolCommands:
             extra={"action": "tool.finished", "outcome": outcome.outcome},
         )
 
-    async def _until_stopped(self, command: Command, asked: ToolCall) -> Outcome | None:
+    async def _until_stopped(self, command: Command, asked: ToolCall, asker: Asker) -> Outcome | None:
         """How the call ended; None if its task had ended before it could begin, or somebody else has recorded it."""
         try:
             async with self.running.stoppable(command.subjects, partial(self._has_result, command)):
                 if self.running.was_stopped(command.subjects) and not await self._is_awaited(command):
                     return None
-                return await self._outcome(command, asked)
+                return await self._outcome(command, asked, asker)
         except Stopped:
             return Outcome("cancelled", STOPPED)
 
@@ -231,7 +273,7 @@ class ToolCommands:
         age_s = (self._clock.now() - command.inbound.at).total_seconds()
         if not command.redelivered and age_s < FRESH_S:
             return False
-        return await command.log.get(command.result_subject, at_least=command.inbound.seq) is not None
+        return await command.log.get(command.result_subject, at_least=command.seen) is not None
 
     async def _has_result(self, command: Command) -> bool:
         try:
@@ -284,17 +326,24 @@ class ToolCommands:
         state = await self._state(command.log, command.subjects, command.inbound)
         return state is None or asked.name not in state.approved
 
-    async def _outcome(self, command: Command, asked: ToolCall) -> Outcome | None:
+    async def _outcome(self, command: Command, asked: ToolCall, asker: Asker) -> Outcome | None:
         run, delivered = command.run, command.inbound.delivered
         try:
             target = self._resolver.resolve(run.namespace, run.agent, asked.name)
+            asker.through = through(self._runtime.resources, run.namespace, target.contact_channel)
+            asker.may_be_doubted = target.policy.asks
             if await self._is_unapproved(command, asked):
                 return await self._not_made(command, UNAPPROVED)
             values = arguments.parse(asked.arguments)
             arguments.check(target.info.input_schema, values)
             server = self._server(command, target)
             self._hand_back_if_busy(server, target, delivered)
-            return await self._caller.make(self._call(command, target, server, values))
+            call = self._call(command, target, server, values)
+            if target.policy.asks:
+                made = Made(asked, target.server, command.seen)
+                doubts = Doubts(self._runtime.bus, command.subjects, run, asker, made)
+                call = msgspec.structs.replace(call, doubts=doubts)
+            return await self._caller.make(call)
         except BadArguments as wrong:
             return await self._not_made(command, str(wrong))
         except NotNow as reason:

@@ -94,7 +94,7 @@ class Ledger:
                 case Wait():
                     await self._clock.sleep(decision.for_s)
                 case Begin() | Unknown():
-                    self._took_over(place.entry, found, decision)
+                    self._took_over(place.entry, found, decision, on_uncertain)
                     return decision
                 case _:
                     assert_never(decision)
@@ -166,10 +166,14 @@ class Ledger:
         entry = await place.log.get(place.entry)
         return (None, 0) if entry is None else (decode(entry.data, ToolStarted), entry.seq)
 
-    def _took_over(self, subject: str, found: ToolStarted | None, decision: Begin | Unknown) -> None:
+    def _took_over(
+        self, subject: str, found: ToolStarted | None, decision: Begin | Unknown, on_uncertain: OnUncertain
+    ) -> None:
         if found is None or (isinstance(decision, Begin) and decision.attempt == found.attempt):
             return
-        word = "unknown" if isinstance(decision, Unknown) else "retried"
+        word = "retried"
+        if isinstance(decision, Unknown):
+            word = "asked" if on_uncertain == "ask" else "unknown"
         self._metrics.takeovers.labels(word).inc()
         logger.warning("a started call was taken over: %s", word, extra={"action": "tool.takeover", "subject": subject})
 

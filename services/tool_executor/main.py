@@ -32,11 +32,15 @@ class ToolExecutor:
         self._commands = ToolCommands(runtime, self._find)
 
     def subscriptions(self) -> Sequence[Subscription]:
-        """The commands to run tools, of every partition."""
-        return [
-            Subscription(subjects.TOOL_EXECUTOR, partition, self._commands.handle, self._commands.on_dead)
-            for partition in range(self._bus.partitions)
-        ]
+        """The commands to run tools, and what people say of calls that were lost, of every partition."""
+        commands = self._commands
+        found: list[Subscription] = []
+        for partition in range(self._bus.partitions):
+            found += [
+                Subscription(subjects.TOOL_EXECUTOR, partition, commands.handle, commands.on_dead),
+                Subscription(subjects.TOOL_EXECUTOR_ANSWERS, partition, commands.on_answered, commands.on_dead_answer),
+            ]
+        return found
 
     async def start(self) -> None:
         """Listen, and connect to the servers that are declared."""

@@ -20,8 +20,10 @@ from schemas.resources import MCPServer, ResourceStatus, Status
 from schemas.subjects import ResourceKey
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import Tasks
+from services.tool_executor.core.policy import channels_of, nobody_is_told
 from services.tool_executor.mcp.connection import Connection
 from services.tool_executor.mcp.pool import Pool, ServerKey
+from services.tool_executor.people import channel_trouble
 
 if TYPE_CHECKING:
     from services.runtime.service import Runtime
@@ -60,17 +62,17 @@ class Readiness:
 
     def _on_resource(self, key: ResourceKey) -> None:
         if key.kind == "ContactChannel":
-            self._look_at_approved_by(key.namespace, key.name)
+            self._look_at_those_with(key.namespace, key.name)
         if key.kind != KIND:
             return
         if key.part == "spec":
             self.pool.look()
         self._look(ServerKey(key.namespace, key.name), news=False)
 
-    def _look_at_approved_by(self, namespace: str, channel: str) -> None:
+    def _look_at_those_with(self, namespace: str, channel: str) -> None:
         for server, _ in self._resources.all(MCPServer):
-            ref, metadata = server.spec.approval_contact_channel, server.metadata
-            if ref is not None and (metadata.namespace, ref.name) == (namespace, channel):
+            metadata = server.metadata
+            if metadata.namespace == namespace and channel in channels_of(server.spec):
                 self._look(ServerKey(namespace, metadata.name), news=False)
 
     def _changed(self, key: ServerKey) -> None:
@@ -106,7 +108,7 @@ class Readiness:
         status = self._resources.status(KIND, *key)
         if reason := self.pool.invalid(key):
             await self._say_error(key, f"Validation failed: {reason}", status)
-        elif (why := self._without_approver(key)) is not None:
+        elif (why := self._without_people(key)) is not None:
             tools = status.tools if status else ()
             await self._resources.set_status(KIND, *key, status=why[0], detail=why[1], tools=tools)
         elif connection is None:
@@ -114,28 +116,27 @@ class Readiness:
         elif connection.tools is not None:
             self._contradicted.pop(key, None)
             if news or status is None or status.status != "Ready":
-                detail = _connected(connection)
+                detail = _connected(connection) + self._console_only(key)
                 await self._resources.set_status(KIND, *key, status="Ready", detail=detail, tools=connection.tools)
         elif connection.failing:
             await self._say_error(key, f"Connection failed: {connection.detail}", status)
         elif status is None:
             await self._resources.set_status(KIND, *key, status="Pending", detail="Initializing")
 
-    def _without_approver(self, key: ServerKey) -> tuple[Status, str] | None:
-        """What is said of a server whose calls have to be approved by people who cannot be reached.
+    def _without_people(self, key: ServerKey) -> tuple[Status, str] | None:
+        """What is said of a server about whose calls people have to be asked, and cannot be reached.
 
         Every replica knows the same of it, so none contradicts another.
         """
         server = self._resources.get(MCPServer, *key)
-        ref = server.spec.approval_contact_channel if server is not None else None
-        if ref is None:
-            return None
-        if self._resources.known("ContactChannel", key.namespace, ref.name) is None:
-            return "Error", f'Validation failed: ContactChannel "{ref.name}" not found'
-        channel = self._resources.status("ContactChannel", key.namespace, ref.name)
-        return (
-            None if channel is not None and channel.ready else ("Pending", f'ContactChannel "{ref.name}" is not ready')
-        )
+        found = channels_of(server.spec) if server is not None else ()
+        troubles = (channel_trouble(self._resources, key.namespace, channel) for channel in found)
+        return next((trouble for trouble in troubles if trouble is not None), None)
+
+    def _console_only(self, key: ServerKey) -> str:
+        """A word on whom nobody tells about calls whose outcome nobody knows."""
+        server = self._resources.get(MCPServer, *key)
+        return nobody_is_told(server.spec) if server is not None else ""
 
     async def _say_error(self, key: ServerKey, detail: str, status: ResourceStatus | None) -> None:
         if self._may_contradict(key, status):

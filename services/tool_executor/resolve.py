@@ -14,7 +14,7 @@ from typing import assert_never
 import msgspec
 
 from schemas.messages import ToolCall
-from schemas.resources import Agent, MCPServer, ToolInfo, Toolset
+from schemas.resources import Agent, MCPServer, MCPServerSpec, ToolInfo, Toolset, ToolsetSpec
 from schemas.subjects import ResourceKey
 from schemas.tools import OfferedTool, Via, agent_tools
 from schemas.toolsets import builtin_toolset
@@ -22,7 +22,7 @@ from services.runtime.resources import Resources, approver_of, is_approved_for_g
 from services.tool_executor.calls import NotNow
 from services.tool_executor.core.arguments import BadArguments
 from services.tool_executor.core.names import unknown_tool
-from services.tool_executor.core.policy import CallPolicy, policy_of, toolset_policy
+from services.tool_executor.core.policy import CallPolicy, channel_of, policy_of, toolset_policy
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     policy: CallPolicy
     concurrency: int
     """Calls that its server takes at once from one process."""
+    contact_channel: str = ""
+    """By which people are asked about its calls; empty: they look into the inbox."""
 
     @property
     def where(self) -> str:
@@ -105,16 +107,24 @@ class Resolver:
                 declared = self._resources.get(MCPServer, namespace, offered.server)
                 if declared is None:
                     raise NotNow(f"MCP server {offered.server!r} is not there any more")
-                policy, concurrency = policy_of(declared.spec, offered.info), declared.spec.concurrency
+                spec: MCPServerSpec | ToolsetSpec = declared.spec
+                policy = policy_of(declared.spec, offered.info)
             case "Toolset":
                 toolset = self._resources.get(Toolset, namespace, offered.server)
-                spec = toolset.spec if toolset is not None else builtin_toolset(offered.server)
-                if spec is None:
+                found = toolset.spec if toolset is not None else builtin_toolset(offered.server)
+                if found is None:
                     raise NotNow(f"toolset {offered.server!r} is not there any more")
-                policy, concurrency = toolset_policy(spec, offered.info), spec.concurrency
+                spec, policy = found, toolset_policy(found, offered.info)
             case "Agent" | "ContactChannel":  # the planner does these, unless it does not know them at that moment
                 kind = "agent" if offered.via == "Agent" else "contact channel"
                 raise BadArguments(f"{offered.name!r} was not done: this {kind} was just being changed. Call it again.")
             case _:
                 assert_never(offered.via)
-        return Target(via=offered.via, server=offered.server, info=offered.info, policy=policy, concurrency=concurrency)
+        return Target(
+            via=offered.via,
+            server=offered.server,
+            info=offered.info,
+            policy=policy,
+            concurrency=spec.concurrency,
+            contact_channel=channel_of(spec),
+        )

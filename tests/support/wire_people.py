@@ -30,8 +30,12 @@ from schemas.resources import (
     MCPServer,
     MCPServerSpec,
     Ref,
+    ShellOptions,
     SlackOptions,
     SMTPOptions,
+    ToolPolicy,
+    Toolset,
+    ToolsetSpec,
     WebhookOptions,
 )
 from schemas.task import AwaitingTools, CallRef, TaskHeader
@@ -73,6 +77,21 @@ _RESOURCES: tuple[msgspec.Struct, ...] = (
     MCPServer(
         metadata=META,
         spec=MCPServerSpec(transport="stdio", command="server", elicitation=False, elicitation_timeout_s=60.0),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    MCPServer(
+        metadata=META,
+        spec=MCPServerSpec(
+            transport="stdio",
+            command="server",
+            contact_channel=Ref(name="oncall"),
+            policies=(ToolPolicy(tool="send_*", on_uncertain="ask"),),
+        ),
+        api_version="acp.humanlayer.dev/v1alpha1",
+    ),
+    Toolset(
+        metadata=META,
+        spec=ToolsetSpec(shell=ShellOptions(), contact_channel=Ref(name="oncall")),
         api_version="acp.humanlayer.dev/v1alpha1",
     ),
     ContactChannel(
@@ -165,6 +184,28 @@ PEOPLE: tuple[msgspec.Struct, ...] = (
         quorum=2,
         allowed=("U1", "U2"),
         title="Write to Ada",
+    ),
+    InteractionRequested(
+        **{**_PLACE, "interaction": "r2.1.1"},
+        kind="uncertain",
+        message="This call was begun, and nobody knows how it ended.",
+        schema={"type": "object"},
+        url="https://example.com/sign-in",
+        choices=("yes", "no"),
+        agent="helper",
+        tool="mail__send",
+        server="mail",
+        at=AT,
+        expires=LATER,
+        tool_call_id="call_1",
+        arguments=_ARGUMENTS,
+        digest=_DIGEST,
+        channel="oncall",
+        quorum=2,
+        allowed=("U1", "U2"),
+        title="Write to Ada",
+        began=AT,
+        attempt=2,
     ),
     InteractionAnswered(
         **_PLACE,

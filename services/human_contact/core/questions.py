@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from schemas.commands import AskPerson
+from schemas.contact_channels import allowed_of
 from schemas.ids import call_digest
-from schemas.interactions import MESSAGE_LENGTH_MAX, InteractionRequested, interaction_id
+from schemas.interactions import MESSAGE_LENGTH_MAX, PATIENCE, InteractionRequested, interaction_id
 from schemas.messages import AssistantMessage, ToolCall
 from schemas.resources import ContactChannelSpec
 
-PATIENCE = timedelta(days=3660)
-"""How long a question waits whose task has no deadline."""
 WHY_LENGTH_MAX = 2_000
 CHOICES_MAX = 20
 CHOICE_LENGTH_MAX = 200
@@ -55,12 +54,6 @@ def question_of(
         allowed=allowed_of(channel),
         title=title,
     )
-
-
-def allowed_of(channel: ContactChannelSpec) -> tuple[str, ...]:
-    """Who may answer through a channel; empty: whoever is reached."""
-    slack = channel.slack.allowed_responder_ids if channel.slack is not None else ()
-    return tuple(dict.fromkeys((*channel.allowed_responder_ids, *slack)))
 
 
 def _asked(command: AskPerson, call: ToolCall, why: str) -> tuple[str, tuple[str, ...]]:

@@ -47,9 +47,10 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """The call was started, nobody knows how it ended, and it must not be performed again."""
+    """The call was started, nobody knows how it ended, and it must not be performed again by itself."""
 
     entry: ToolStarted
+    revision: int
 
 
 Decision = Begin | Wait | Ask | Unknown
@@ -91,7 +92,7 @@ def decide(
         return Begin(entry.attempt, revision)
     if on_uncertain == "retry":
         return Begin(entry.attempt + 1, revision)
-    return Unknown(entry)
+    return Unknown(entry, revision)
 
 
 def _patience(heard: Heard) -> Wait | None:

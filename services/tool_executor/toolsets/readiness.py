@@ -15,7 +15,9 @@ from schemas.subjects import ResourceKey
 from schemas.toolsets import toolset_tools
 from services.runtime.errors import Unavailable
 from services.runtime.tasks import Tasks
+from services.tool_executor.core.policy import channels_of, nobody_is_told
 from services.tool_executor.mcp.pool import ServerKey
+from services.tool_executor.people import channel_trouble
 from services.tool_executor.toolsets.equip import equip, missing_programs
 from services.tool_executor.toolsets.job import CannotRun
 
@@ -59,7 +61,7 @@ class ToolsetReadiness:
         await self._tasks.close()
 
     def _on_resource(self, key: ResourceKey) -> None:
-        if key.kind == KIND and key.part == "spec":
+        if (key.kind == KIND and key.part == "spec") or key.kind == "ContactChannel":
             self._wake.set()
 
     async def _run(self) -> None:
@@ -86,14 +88,17 @@ class ToolsetReadiness:
             await self._resources.forget_status(KIND, *key)
             del self._said[key]
         for key, (spec, revision) in declared.items():
-            finding = Finding(revision, *await self._judge(spec))
+            finding = Finding(revision, *await self._judge(key.namespace, spec))
             if self._said.get(key) == finding and self._resources.status(KIND, *key) is not None:
                 continue
             tools = toolset_tools(spec) if finding.status == "Ready" else ()
             await self._resources.set_status(KIND, *key, status=finding.status, detail=finding.detail, tools=tools)
             self._said[key] = finding
 
-    async def _judge(self, spec: ToolsetSpec) -> tuple[Status, str]:
+    async def _judge(self, namespace: str, spec: ToolsetSpec) -> tuple[Status, str]:
+        for channel in channels_of(spec):
+            if (trouble := channel_trouble(self._resources, namespace, channel)) is not None:
+                return trouble
         machine = await self._toolsets.machine()
         try:
             equip(spec, self._secrets, machine)
@@ -105,6 +110,6 @@ class ToolsetReadiness:
         count = "1 tool" if number == 1 else f"{number} tools"
         options = spec.shell or (spec.command_options if spec.commands else None)
         if options is None or options.sandbox == "none":
-            return "Ready", count
+            return "Ready", count + nobody_is_told(spec)
         where = "in a sandbox" if machine.sandbox.program else f"not in a sandbox: {machine.sandbox.why_not}"
-        return "Ready", f"{count}, {where}"
+        return "Ready", f"{count}, {where}{nobody_is_told(spec)}"

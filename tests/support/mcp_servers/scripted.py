@@ -16,6 +16,7 @@ from schemas.commands import RunTool
 from schemas.dead_letters import DeadLetter
 from schemas.events import ModelAnswered, ToolFinished, ToolStarted
 from schemas.ids import Namespace
+from schemas.interactions import InteractionAction, InteractionAnswered, InteractionRequested
 from schemas.messages import AssistantMessage, ToolCall, Usage
 from schemas.resources import (
     Agent,
@@ -54,8 +55,9 @@ TOOLS = (
     ToolInfo(name="look", annotations=ToolAnnotations(read_only=True)),
     ToolInfo(name="set", annotations=ToolAnnotations(idempotent=True)),
     ToolInfo(name="dare"),
+    ToolInfo(name="doubt"),
 )
-POLICIES = (ToolPolicy(tool="dare", on_uncertain="retry"),)
+POLICIES = (ToolPolicy(tool="dare", on_uncertain="retry"), ToolPolicy(tool="doubt", on_uncertain="ask"))
 
 
 class ScriptedServer:
@@ -117,7 +119,11 @@ class ScriptedExecutor:
         self.commands = ToolCommands(runtime, self._find)
 
     def subscriptions(self) -> Sequence[Subscription]:
-        return [Subscription(subjects.TOOL_EXECUTOR, 0, self.commands.handle, self.commands.on_dead)]
+        commands = self.commands
+        return [
+            Subscription(subjects.TOOL_EXECUTOR, 0, commands.handle, commands.on_dead),
+            Subscription(subjects.TOOL_EXECUTOR_ANSWERS, 0, commands.on_answered, commands.on_dead_answer),
+        ]
 
     async def start(self) -> None:
         await self.commands.listen()
@@ -199,10 +205,18 @@ class ScriptedStage:
         finally:
             await copy.replica.stop()
 
-    async def declare(self, *names: str, ready: bool = True, detail: str = "", concurrency: int = 16) -> None:
+    async def declare(
+        self, *names: str, ready: bool = True, detail: str = "", concurrency: int = 16, channel: str = ""
+    ) -> None:
         """Apply servers and an agent that has them, and say how they are."""
         for name in names:
-            spec = MCPServerSpec(transport="stdio", command="x", policies=POLICIES, concurrency=concurrency)
+            spec = MCPServerSpec(
+                transport="stdio",
+                command="x",
+                policies=POLICIES,
+                concurrency=concurrency,
+                contact_channel=Ref(name=channel) if channel else None,
+            )
             declared = MCPServer(metadata=Metadata(name=name), spec=spec)
             revision = await self.bus.resources.put(subjects.spec_key("MCPServer", "default", name), encode(declared))
             status = ResourceStatus(
@@ -284,10 +298,39 @@ class ScriptedStage:
         entry = await self.log.get(task.ledger("r1", 1))
         return decode(entry.data, ToolStarted) if entry is not None else None
 
+    async def asked(self, task: TaskSubjects, k: int = 1) -> InteractionRequested:
+        """Wait for a question of a call."""
+        found: list[InteractionRequested] = []
+
+        async def there() -> bool:
+            entry = await self.log.get(task.interaction_asked("r1", 1, k))
+            found[:] = [decode(entry.data, InteractionRequested)] if entry is not None else []
+            return bool(found)
+
+        await until(there, f"question {k} of {task.task}")
+        return found[0]
+
+    async def answered(self, task: TaskSubjects, k: int = 1) -> InteractionAnswered | None:
+        """The answer to a question, if there is one."""
+        entry = await self.log.get(task.interaction_answered("r1", 1, k))
+        return decode(entry.data, InteractionAnswered) if entry is not None else None
+
+    async def reply(self, task: TaskSubjects, action: InteractionAction, k: int = 1, **fields: Any) -> None:
+        """Record an answer, as the planner or human-contact would."""
+        said = InteractionAnswered(
+            namespace="default",
+            task=task.task,
+            interaction=f"r1.1.{k}",
+            action=action,
+            at=self.bus.clock.now(),
+            **fields,
+        )
+        await self.log.record(Outgoing(task.interaction_answered("r1", 1, k), encode(said)))
+
     async def until_done(self) -> None:
-        """Wait until no command is pending or in anybody's hands."""
-        consumer = self.server.consumer(subjects.TOOL_EXECUTOR, 0)
-        await until(lambda: not consumer.unfinished, "all commands are settled")
+        """Wait until no command or answer is pending or in anybody's hands."""
+        consumers = [self.server.consumer(name, 0) for name in (subjects.TOOL_EXECUTOR, subjects.TOOL_EXECUTOR_ANSWERS)]
+        await until(lambda: not any(one.unfinished for one in consumers), "all commands are settled")
 
     async def letters(self) -> list[DeadLetter]:
         """All dead letters."""

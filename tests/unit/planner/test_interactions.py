@@ -17,6 +17,7 @@ from schemas.interactions import (
 )
 from schemas.requests import Accepted, Rejected
 from schemas.subjects import TaskSubjects
+from schemas.task import Cancelled
 from schemas.wire import decode, encode
 from services.planner.main import build
 from services.runtime.memory.server import MemoryServer
@@ -203,3 +204,58 @@ def test_ids_of_interactions_are_read_back() -> None:
     for wrong in ("", "r0.1.1", "r1.1.00", "r1.1.1 ", "x1.1.1", "r1.1.>"):
         with pytest.raises(ValueError, match="is no id of one"):
             parse_interaction_id(wrong)
+
+
+DOUBT: dict[str, Any] = {
+    "kind": "uncertain",
+    "schema": None,
+    "arguments": '{"to":"ada"}',
+    "digest": "d",
+    "attempt": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"action": "cancel"}, "made again (accept) or left as it is (decline)"),
+        ({"content": {"answer": "yes"}}, "nothing goes with the answer but a comment"),
+        ({"arguments": "{}"}, "nothing goes with the answer but a comment"),
+        ({"scope": "task"}, "nothing goes with the answer but a comment"),
+        ({"digest": "other"}, "something else was shown"),
+    ],
+)
+async def test_a_call_whose_outcome_nobody_knows_is_made_again_as_it_was_or_left(
+    fields: dict[str, Any], words: str
+) -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        task = await stage.submit()
+        await asked(stage, task, **DOUBT)
+        refused = await stage.ask("answer", answer(task, **({"content": None} | fields)))
+        assert isinstance(refused, Rejected)
+        assert words in refused.error
+        assert await recorded(stage, task) is None
+        taken = await stage.ask("answer", answer(task, content=None, action="decline", comment="it is there"))
+        assert isinstance(taken, Accepted)
+        found = await recorded(stage, task)
+        assert found is not None
+        assert (found.action, found.by, found.comment) == ("decline", "ann", "it is there")
+
+
+@pytest.mark.parametrize("fields", [DOUBT, {}])
+async def test_what_was_asked_in_the_middle_of_a_call_is_withdrawn_with_its_task(fields: dict[str, Any]) -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        await stage.with_agent()
+        task = await stage.submit()
+        await stage.answer(task, 1, calls=("box__write", "box__look"))
+        await stage.stored(task, task.tool_command("r1", 2))
+        await asked(stage, task, **fields)
+        await stage.ask("cancel", {"task": task.task, "reason": "enough"})
+        await stage.until_state(task, Cancelled)
+        found = decode(await stage.stored(task, task.interaction_answered("r1", 1, 1)), InteractionAnswered)
+        assert (found.action, found.via) == ("cancel", "withdrawn")
+        assert "enough" in found.comment
+        late = await stage.ask("answer", answer(task, content=None))
+        assert isinstance(late, Rejected)
+        assert "withdrawn" in late.error
+        assert not await stage.bus.log(task.partition).subjects(f"{task.root}.cmd.ask.>")

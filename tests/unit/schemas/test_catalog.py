@@ -135,9 +135,9 @@ def test_the_streams_and_consumers_of_the_catalogue_are_those_that_are_made() ->
             assert any(matches(pattern, address) for pattern in streams[stream]["subjects"]), channel.name
             assert (channel.kept == "until it is handled") <= (streams[stream]["retention"] == "workqueue")
             assert (channel.kept == "30 days") == bool(streams[stream]["max_age"])
-        if channel.consumer:
-            used.add((stream, channel.consumer))
-            assert matches(consumers[stream, channel.consumer]["filter_subject"], address), channel.name
+        for consumer in filter(None, (channel.consumer, *channel.other_consumers)):
+            used.add((stream, consumer))
+            assert matches(consumers[stream, consumer]["filter_subject"], address), channel.name
     assert used == consumers.keys()
     assert streams.keys() - {channel.stream.replace("{partition}", "0") for channel in CHANNELS} == {
         f"OBJ_{subjects.PAYLOADS_BUCKET}"

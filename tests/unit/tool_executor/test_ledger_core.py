@@ -78,7 +78,7 @@ def test_a_call_that_was_begun_and_not_made_is_begun_by_somebody_else(on_uncerta
 
 def test_a_call_that_its_holder_left_without_a_result_is_uncertain() -> None:
     found = entry(2.0, holder="h")
-    assert decide(found, heard=Heard("ended", 0)) == Unknown(found)
+    assert decide(found, heard=Heard("ended", 0)) == Unknown(found, 7)
     assert decide(found, heard=Heard("ended", 0), on_uncertain="retry") == Begin(2, 7)
 
 
@@ -88,13 +88,13 @@ def test_a_holder_that_does_not_answer_is_waited_for_and_not_for_ever(says: Says
     decision = decide(found, heard=Heard(says, patience_s * 0.9))
     assert isinstance(decision, Wait)
     assert decision.for_s <= LOOK_S
-    assert decide(found, heard=Heard(says, patience_s)) == Unknown(found)
+    assert decide(found, heard=Heard(says, patience_s)) == Unknown(found, 7)
     assert decide(found, heard=Heard(says, patience_s), on_uncertain="retry") == Begin(2, 7)
 
 
 def test_an_entry_that_names_no_holder_counts_for_its_lease() -> None:
     found = entry(2.0)
-    assert decide(found) == Unknown(found)
+    assert decide(found) == Unknown(found, 7)
 
 
 def test_a_call_that_may_be_repeated_is_taken_over_at_the_revision_that_was_seen() -> None:
@@ -104,7 +104,7 @@ def test_a_call_that_may_be_repeated_is_taken_over_at_the_revision_that_was_seen
 def test_an_entry_from_the_future_is_waited_for_no_longer_than_its_lease() -> None:
     ahead = entry(-3600.0)
     assert decide(ahead) == Wait(1.5)
-    assert decide(ahead, unchanged_for_s=1.5) == Unknown(ahead)
+    assert decide(ahead, unchanged_for_s=1.5) == Unknown(ahead, 7)
 
 
 @given(
@@ -121,7 +121,7 @@ def test_waiting_as_long_as_one_is_told_ends_the_waiting(
     waited_s = unchanged_for_s + first.for_s + 1e-6
     later = NOW + timedelta(seconds=first.for_s + 1e-5)
     second = decide(found, now=later, unchanged_for_s=waited_s, on_uncertain=on_uncertain)
-    assert second == (Unknown(found) if on_uncertain == "fail" else Begin(attempt + 1, 7))
+    assert second == (Begin(attempt + 1, 7) if on_uncertain == "retry" else Unknown(found, 7))
 
 
 @given(

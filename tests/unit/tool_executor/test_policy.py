@@ -2,12 +2,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.resources import MCPServerSpec, ToolAnnotations, ToolInfo, ToolPolicy
-from services.tool_executor.core.policy import CallPolicy, policy_of
+from schemas.resources import MCPServerSpec, Ref, ShellOptions, ToolAnnotations, ToolInfo, ToolPolicy, ToolsetSpec
+from services.tool_executor.core.policy import (
+    CallPolicy,
+    channel_of,
+    channels_of,
+    nobody_is_told,
+    policy_of,
+    toolset_policy,
+)
 
 MAYBE = st.one_of(st.none(), st.booleans())
 
@@ -54,13 +62,13 @@ def test_a_tool_whose_name_is_a_pattern_is_matched_by_its_name() -> None:
     assert policy_of(spec(ToolPolicy(tool="a[b]", read_only=True)), tool("a[b]")).repeatable
 
 
-@given(MAYBE, MAYBE, MAYBE, MAYBE, st.sampled_from(["fail", "retry", None]))
+@given(MAYBE, MAYBE, MAYBE, MAYBE, st.sampled_from(["fail", "retry", "ask", None]))
 def test_a_tool_is_repeatable_only_if_somebody_says_so(
     read_only: bool | None,
     idempotent: bool | None,
     stated_read_only: bool | None,
     stated_idempotent: bool | None,
-    on_uncertain: Literal["fail", "retry"] | None,
+    on_uncertain: Literal["fail", "retry", "ask"] | None,
 ) -> None:
     stated = ToolPolicy(tool="*", read_only=stated_read_only, idempotent=stated_idempotent, on_uncertain=on_uncertain)
     found = policy_of(spec(stated), tool(read_only=read_only, idempotent=idempotent))
@@ -69,3 +77,31 @@ def test_a_tool_is_repeatable_only_if_somebody_says_so(
     if stated_read_only is False and stated_idempotent is False:
         assert not found.repeatable
     assert found.on_uncertain == (on_uncertain or "fail")
+
+
+def test_people_are_asked_about_an_uncertain_call_by_default_where_a_channel_reaches_them() -> None:
+    approving, asked = Ref(name="lead"), Ref(name="oncall")
+    reaching = msgspec.structs.replace(spec(), contact_channel=asked)
+    approved = msgspec.structs.replace(spec(), approval_contact_channel=approving)
+    for one in (reaching, approved):
+        assert policy_of(one, tool()).on_uncertain == "ask"
+    both = msgspec.structs.replace(reaching, approval_contact_channel=approving)
+    assert [channel_of(one) for one in (spec(), reaching, approved, both)] == ["", "oncall", "lead", "oncall"]
+    assert channels_of(both) == ("lead", "oncall")
+    stated = msgspec.structs.replace(reaching, policies=(ToolPolicy(tool="*", on_uncertain="fail"),))
+    assert policy_of(stated, tool()).on_uncertain == "fail"
+    toolset = ToolsetSpec(shell=ShellOptions(), contact_channel=asked)
+    assert toolset_policy(toolset, tool()).on_uncertain == "ask"
+
+
+def test_a_tool_that_may_be_repeated_is_a_question_to_nobody() -> None:
+    asks = spec(ToolPolicy(tool="*", on_uncertain="ask"))
+    assert policy_of(asks, tool()).asks
+    assert not policy_of(asks, tool(read_only=True)).asks
+
+
+def test_a_status_says_that_nobody_is_told_what_is_asked() -> None:
+    asks = spec(ToolPolicy(tool="*", on_uncertain="ask"))
+    assert "holdfast inbox" in nobody_is_told(asks)
+    assert nobody_is_told(msgspec.structs.replace(asks, contact_channel=Ref(name="oncall"))) == ""
+    assert nobody_is_told(spec()) == ""
