@@ -1,8 +1,8 @@
 """What a metric is declared with, so that a mistake in a label can neither grow a series for ever nor show a secret.
 
 A label has a closed set of values, or a form that only a bounded number of them has. A value that is neither becomes
-`other`. Families that count trouble show a zero from the start: the first count is then an increase, and a query about
-trouble that never was has an answer.
+`other`. What is counted shows a zero from the start: the first count is then an increase, and a query about trouble that
+never was has an answer.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def counter(name: str, sentence: str, *, by: str | Sequence[str] = ()) -> Declar
 def counters(
     name: str, sentence: str, *labels: Label, by: str | Sequence[str] = (), zeros: bool = True
 ) -> Declared[Labelled[Counter]]:
-    """Numbers that only grow."""
+    """Numbers that only grow. Without `zeros`, a series is shown once it was asked for: not all are this process's."""
     return Declared(Description(name, Counter, sentence, labels, _names(by), (), zeros=zeros), labelled=True)
 
 
@@ -162,7 +162,7 @@ def histograms(
     name: str, sentence: str, *labels: Label, by: str | Sequence[str] = (), buckets: tuple[float, ...] = SECONDS
 ) -> Declared[Labelled[Histogram]]:
     """How often something took how long, by label."""
-    return Declared(Description(name, Histogram, sentence, labels, _names(by), buckets, zeros=False), labelled=True)
+    return Declared(Description(name, Histogram, sentence, labels, _names(by), buckets, zeros=True), labelled=True)
 
 
 def _names(by: str | Sequence[str]) -> tuple[str, ...]:

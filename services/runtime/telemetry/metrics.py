@@ -180,14 +180,12 @@ class Metrics:
         PROVIDER,
         Label("direction", ("input", "output")),
         by=GATEWAY,
-        zeros=False,
     )
     cost = counters(
         "holdfast_model_cost_usd_total",
         "Cost of model calls whose price is known, in US dollars.",
         PROVIDER,
         by=GATEWAY,
-        zeros=False,
     )
     retries = counters(
         "holdfast_model_retries_total",
@@ -226,8 +224,8 @@ class Metrics:
     takeovers = counters(
         "holdfast_tool_takeovers_total",
         "Calls that another replica had started, by what was decided. `unknown`: nobody can say whether it took"
-        " effect.",
-        Label("decision", ("retried", "unknown")),
+        " effect; `asked`: people are asked.",
+        Label("decision", ("retried", "unknown", "asked")),
         by=EXECUTOR,
     )
     mcp_connected = gauge(
