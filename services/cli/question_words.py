@@ -37,7 +37,7 @@ class Words(msgspec.Struct, frozen=True):
 KINDS = {
     "approval": Words("wants to call", "approve this call", "approved", "reject it", "rejected"),
     "uncertain": Words(
-        "began to call, and nobody knows whether it took effect:",
+        "called",
         "run the call again",
         "approved to run again",
         "leave it as it is",
@@ -153,7 +153,9 @@ def _until(asked: InteractionRequested, now: datetime, step: InteractionStep | N
 def _asker(asked: InteractionRequested) -> str:
     if asked.kind == "elicitation" and asked.server:
         return f"; MCP server {_line(asked.server)} asks:"
-    return ":" if asked.kind in FORMS else ". In the model's words:" if asked.message else "."
+    if asked.kind == "approval" and asked.message:
+        return ". In the model's words:"
+    return ":" if asked.message else "."
 
 
 def _line(text: str) -> str:

@@ -8,11 +8,13 @@ import msgspec
 import typer
 
 from schemas.interactions import AnswerInteraction, InteractionRequested
+from schemas.visible import visible
 from services.cli.commands.inbox import user
 from services.cli.connect import connected
 from services.cli.exits import ExitCode, Stop
 from services.cli.inbox import interaction
 from services.cli.options import Target, on_bus
+from services.cli.question_words import FORMS, commands_of, words_of
 from services.cli.render import write
 
 TASK = typer.Argument(metavar="TASK", help="The task that asks.")
@@ -40,7 +42,7 @@ async def approve(
     comment: Annotated[str, typer.Option("--comment", help="Words that are recorded with the approval.")] = "",
     by: Annotated[str, BY] = "",
 ) -> None:
-    """Approve a call that an agent wants to make.
+    """Approve a call that an agent wants to make, or have one made again whose outcome nobody knows.
 
     What is approved is what `holdfast inbox TASK` shows now: if the question is another one meanwhile, nothing happens.
 
@@ -56,7 +58,7 @@ async def approve(
         except msgspec.DecodeError as error:
             raise Stop(f"--arguments must be a JSON object: {error}", ExitCode.USAGE) from error
     async with connected(target.server) as client:
-        asked = _approval(await interaction(client, target.namespace, task, id_))
+        asked = judged(await interaction(client, target.namespace, task, id_))
         request = AnswerInteraction(
             task=task,
             interaction=id_,
@@ -68,7 +70,7 @@ async def approve(
             digest=asked.digest,
         )
         await client.answer(target.namespace, request)
-    write(f"task/{task} {id_} approved: {asked.tool}")
+    write(f"task/{task} {id_} {words_of(asked).accepted}: {visible(asked.tool)}")
 
 
 @on_bus
@@ -80,25 +82,26 @@ async def reject(
     comment: Annotated[str, typer.Option("--comment", "-m", help="Why; the model reads it.")] = "",
     by: Annotated[str, BY] = "",
 ) -> None:
-    """Reject a call that an agent wants to make.
+    """Reject a call that an agent wants to make, or leave one as it is whose outcome nobody knows.
 
     [bold]Examples[/bold]
 
       holdfast reject helper-task-x7 r2.1.0 -m "not on a Friday"
     """
     async with connected(target.server) as client:
-        asked = _approval(await interaction(client, target.namespace, task, id_))
+        asked = judged(await interaction(client, target.namespace, task, id_))
         request = AnswerInteraction(
             task=task, interaction=id_, action="decline", by=by or user(), comment=comment, digest=asked.digest
         )
         await client.answer(target.namespace, request)
-    write(f"task/{task} {id_} rejected: {asked.tool}")
+    write(f"task/{task} {id_} {words_of(asked).declined}: {visible(asked.tool)}")
 
 
-def _approval(asked: InteractionRequested) -> InteractionRequested:
-    if asked.kind != "approval":
-        hint = f"answer it with `holdfast answer {asked.task} {asked.interaction} ...`"
+def judged(asked: InteractionRequested) -> InteractionRequested:
+    """The question, if its answer is yes or no; the command ends otherwise."""
+    if asked.kind in FORMS:
         raise Stop(
-            f"{asked.interaction} of task {asked.task!r} is no approval but a {asked.kind}; {hint}", ExitCode.USAGE
+            f"{asked.interaction} of task {asked.task!r} is no approval; answer it with `{commands_of(asked)[0]}`",
+            ExitCode.USAGE,
         )
     return asked

@@ -9,6 +9,7 @@ from schemas.interactions import AnswerInteraction, InteractionAnswered, Interac
 from schemas.subjects import TaskSubjects
 from schemas.wire import encode
 from services.cli.client import Client
+from services.cli.commands.approvals import judged
 from services.cli.exits import Stop
 from services.cli.inbox import answer_of, interaction, open_interactions, row
 from services.cli.question_words import outcome_text, text_of
@@ -110,6 +111,16 @@ def test_an_approval_is_shown_exactly_with_who_asks_why_until_when_and_what_answ
         '  holdfast reject t9 r1.2.1 -n lab -m "why"',
     ]
     assert "through oncall, expires in 1m (" in text_of(one, one.at)
+
+
+def test_a_call_whose_outcome_nobody_knows_is_judged_like_an_approval_and_a_form_is_not() -> None:
+    doubt = question(kind="uncertain", schema=None, message="Begun at noon, and nobody knows.", arguments="{}")
+    text = text_of(doubt, doubt.at)
+    assert "Agent helper called travel__book:\n  Begun at noon, and nobody knows." in text
+    assert "holdfast approve t9 r1.2.1" in text
+    assert judged(doubt) is doubt
+    with pytest.raises(Stop, match="is no approval; answer it with `holdfast answer t9"):
+        judged(question())
 
 
 def test_a_kind_that_is_new_is_shown_as_one_that_is_accepted_or_declined() -> None:
