@@ -9,6 +9,7 @@ from schemas.requests import Accepted
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.core.forms import Answerer
 from services.human_contact.core.mail_replies import BadReply, Mail, reply_answer
+from services.human_contact.core.questions import asking
 from services.human_contact.door import sentence
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Replies:
             )
             return "This answers no message that its sender was sent."
         found = await self._door.find(named.namespace, named.task, named.interaction)
-        if found is None or named.channel not in found.channels:
+        if found is None or named.channel not in found.channels or named.asking != asking(found.asked):
             return await self._tell(channel, mail, "The task of this question is not there any more.")
         who = Answerer(by=channel.responder(found.asked), via="email", digest=found.asked.digest)
         try:

@@ -16,6 +16,7 @@ from services.human_contact.channels.mail_servers import Outgoing, Visit, check_
 from services.human_contact.channels.registry import Setup
 from services.human_contact.core.mail_replies import Mail
 from services.human_contact.core.mails import Envelope, MailLinks, question_mail, sentence_mail
+from services.human_contact.core.questions import asking
 from services.human_contact.core.tokens import Link, LinkAction, ReplyTo, is_reply, link_token, named_in_reply, reply_id
 from services.human_contact.core.words import line
 from services.human_contact.links import NoLinks
@@ -127,7 +128,7 @@ class EmailChannel:
 
     async def _ask(self, asked: InteractionRequested, *, thread: str, n: int) -> str:
         keys, now = self._keys(), self._setup.clock.now()
-        reply = ReplyTo(asked.namespace, asked.task, asked.interaction, self.key.name, n)
+        reply = ReplyTo(asked.namespace, asked.task, asked.interaction, self.key.name, n, asking(asked))
         message_id = reply_id(keys, reply, self.address, self._domain)
         envelope = Envelope(
             sender=self._smtp.sender,
@@ -151,7 +152,7 @@ class EmailChannel:
             namespace=asked.namespace,
             task=asked.task,
             interaction=asked.interaction,
-            digest=asked.digest,
+            asking=asking(asked),
             action=action,
             channel=self.key.name,
             to=self.responder(asked),

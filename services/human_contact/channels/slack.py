@@ -11,6 +11,7 @@ from schemas.interactions import InteractionAnswered, InteractionRequested
 from services.human_contact.channels.base import ChannelFailed, Question
 from services.human_contact.channels.registry import Setup
 from services.human_contact.channels.slack_api import SlackApi
+from services.human_contact.core.questions import asking
 from services.human_contact.core.slack_words import (
     Ref,
     closed_blocks,
@@ -90,7 +91,7 @@ class SlackChannel:
 
     def ref(self, asked: InteractionRequested) -> Ref:
         """What a question's buttons carry."""
-        return Ref(self.key.namespace, self.key.name, asked.task, asked.interaction, asked.digest)
+        return Ref(self.key.namespace, self.key.name, asked.task, asked.interaction, asking(asked))
 
     async def bot_user(self) -> str:
         """The bot's user id. Raises `ChannelFailed`."""

@@ -9,6 +9,7 @@ import msgspec
 
 from schemas.ids import digest
 from schemas.interactions import AnswerInteraction, InteractionRequested
+from services.human_contact.core.questions import asking
 
 CALL_ID_LENGTH = 26
 _IDS = ("id", "user_id", "slack_user_id", "slack_id", "email", "email_address")
@@ -36,7 +37,8 @@ class Call(msgspec.Struct, frozen=True):
 
 def call_id(asked: InteractionRequested, step: int) -> str:
     """The id of a question in the API: the same whenever it is sent."""
-    return digest("humanlayer", asked.namespace, asked.task, asked.interaction, str(step))[:CALL_ID_LENGTH]
+    place = (asked.namespace, asked.task, asked.interaction, str(step))
+    return digest("humanlayer", *place, asking(asked))[:CALL_ID_LENGTH]
 
 
 def spec_of(asked: InteractionRequested, channel: Mapping[str, Any] | None, subject: str) -> dict[str, Any]:

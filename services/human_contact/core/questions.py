@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from schemas.commands import AskPerson
 from schemas.contact_channels import allowed_of
-from schemas.ids import call_digest
+from schemas.ids import call_digest, digest
 from schemas.interactions import MESSAGE_LENGTH_MAX, PATIENCE, InteractionRequested, interaction_id
 from schemas.messages import AssistantMessage, ToolCall
 from schemas.resources import ContactChannelSpec
 
+ASKING_LENGTH = 26
 WHY_LENGTH_MAX = 2_000
 CHOICES_MAX = 20
 CHOICE_LENGTH_MAX = 200
@@ -54,6 +55,15 @@ def question_of(
         allowed=allowed_of(channel),
         title=title,
     )
+
+
+def asking(asked: InteractionRequested) -> str:
+    """What links, buttons, replies and other systems' ids are bound to: this question, as it was asked this once.
+
+    Ids of questions are a task's, and a task's name may be another task's when it was deleted.
+    """
+    at = asked.at.astimezone(UTC).isoformat()
+    return digest("asking", asked.kind, at, asked.digest, asked.message)[:ASKING_LENGTH]
 
 
 def _asked(command: AskPerson, call: ToolCall, why: str) -> tuple[str, tuple[str, ...]]:

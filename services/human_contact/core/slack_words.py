@@ -36,7 +36,8 @@ class Ref(msgspec.Struct, frozen=True, array_like=True):
     channel: str
     task: str
     interaction: str
-    digest: str
+    asking: str
+    """Which question it was when the button was made."""
     choice: int = -1
 
     def text(self) -> str:
@@ -54,7 +55,7 @@ def ref_of(text: str) -> Ref | None:
 
 def thread_mac(secret: str, ref: Ref) -> str:
     """Shows that a message was ours, when somebody replies to it."""
-    named = msgspec.json.encode([ref.namespace, ref.channel, ref.task])
+    named = msgspec.json.encode([ref.namespace, ref.channel, ref.task, ref.interaction, ref.asking])
     return hmac.new(secret.encode(), b"holdfast-thread." + named, hashlib.sha256).hexdigest()
 
 

@@ -39,7 +39,8 @@ class Link(msgspec.Struct, frozen=True, array_like=True):
     namespace: str
     task: str
     interaction: str
-    digest: str
+    asking: str
+    """Which question it was when the link was made."""
     action: LinkAction
     channel: str
     to: str
@@ -57,6 +58,8 @@ class ReplyTo(msgspec.Struct, frozen=True, array_like=True):
     channel: str
     n: int = 0
     """0: the question; above: reminders of it."""
+    asking: str = ""
+    """Which question it was."""
 
 
 def link_token(keys: Sequence[bytes], link: Link) -> str:

@@ -11,6 +11,7 @@ from schemas.events import ApprovalScope
 from schemas.ids import digest
 from schemas.interactions import AnswerInteraction, InteractionAction, InteractionAnswered, InteractionRequested
 from schemas.wire import Strict
+from services.human_contact.core.questions import asking
 
 Event = Literal["interaction.asked", "interaction.reminder", "interaction.over"]
 ID_LENGTH = 32
@@ -42,7 +43,8 @@ class Posted(Strict, frozen=True, kw_only=True):
 def message_id(event: Event, asked: InteractionRequested, step: int, at: datetime | None = None) -> str:
     """The id of what is posted: the same whenever the same is posted. `at`: tells reminders apart."""
     stamp = at.isoformat() if at is not None else ""
-    return f"msg_{digest(event, asked.namespace, asked.task, asked.interaction, str(step), stamp)[:ID_LENGTH]}"
+    place = (asked.namespace, asked.task, asked.interaction, str(step))
+    return f"msg_{digest(event, *place, stamp, asking(asked))[:ID_LENGTH]}"
 
 
 def body(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from schemas.requests import Accepted
 from services.human_contact.core.forms import Answerer, BadForm, form_answer
 from services.human_contact.core.pages import CSP, answered_page, plain_page, question_page
+from services.human_contact.core.questions import asking
 from services.human_contact.core.tokens import BadToken, Link, link_of
 from services.human_contact.door import FrontDoor, sentence
 from services.human_contact.links import Links, NoLinks
@@ -40,7 +41,7 @@ class LinkPages:
         found = await self._door.find(link.namespace, link.task, link.interaction)
         if found is None or link.channel not in found.channels:
             return _page(404, plain_page("This link cannot be used", "Its task is not there any more."))
-        if found.asked.digest != link.digest:
+        if asking(found.asked) != link.asking:
             return _page(409, plain_page("This link cannot be used", "Something else was shown than is asked."))
         if received.method == "POST":
             return await self._answer(link, found, received)
@@ -48,7 +49,7 @@ class LinkPages:
 
     async def _answer(self, link: Link, found: Found, received: Received) -> Reply:
         fields = received.form()
-        who = Answerer(by=link.to, via="email", digest=link.digest)
+        who = Answerer(by=link.to, via="email", digest=found.asked.digest)
         try:
             request = form_answer(found.asked, link.action, who, fields)
         except BadForm as error:

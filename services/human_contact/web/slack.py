@@ -20,6 +20,7 @@ from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.channels.slack import SlackChannel, posted_at
 from services.human_contact.core.forms import Answerer, BadForm, answer, edited
+from services.human_contact.core.questions import asking
 from services.human_contact.core.slack_signing import is_fresh, is_signed
 from services.human_contact.core.slack_words import EVENT_TYPE, INPUT, Ref, fits, is_later, ref_of, thread_mac
 from services.human_contact.door import sentence
@@ -186,7 +187,7 @@ class SlackRequests:
         text = (view.state.values.get(INPUT, {}).get(INPUT, _Input()).value or "").strip()
         action = view.callback_id.removeprefix("holdfast_")
         try:
-            wanted = _submitted_answer(asked, action, text, _who(ref, payload.user.id))
+            wanted = _submitted_answer(asked, action, text, _who(asked, payload.user.id))
         except BadForm as error:
             return _refused(str(error))
         refusal = await self._answer(ref, wanted)
@@ -194,7 +195,9 @@ class SlackRequests:
 
     async def _asked(self, ref: Ref) -> InteractionRequested | None:
         found = await self._door.find(ref.namespace, ref.task, ref.interaction)
-        return found.asked if found is not None and ref.channel in found.channels else None
+        if found is None or ref.channel not in found.channels or ref.asking != asking(found.asked):
+            return None
+        return found.asked
 
     async def _answer(self, ref: Ref, request: AnswerInteraction) -> str:
         """Hand an answer in; what the person is to be told, if anything."""
@@ -217,7 +220,7 @@ class SlackRequests:
 
     async def _replied(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> None:
         ref = await self._thread(message, signers)
-        if ref is None:
+        if ref is None or await self._asked(ref) is None:
             return
         channel = signers[ChannelKey(ref.namespace, ref.channel)]
         open_ = await self._door.open_questions(ref.namespace, ref.task, ref.channel)
@@ -232,7 +235,7 @@ class SlackRequests:
         else:
             (asked,) = questions
             answered = _in_words(asked, html.unescape(message.text).strip())
-            request = answer(asked, _who(ref, message.user), "accept", content={"answer": answered})
+            request = answer(asked, _who(asked, message.user), "accept", content={"answer": answered})
             text = await self._answer(ref, request)
         await _whisper(channel, _Container(message.channel, message.thread_ts), message.user, text)
 
@@ -289,12 +292,12 @@ def _signed_ref(along: dict[str, Any], signers: dict[ChannelKey, SlackChannel]) 
     return ref if hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace")) else None
 
 
-def _who(ref: Ref, user: str) -> Answerer:
-    return Answerer(by=user, via="slack", digest=ref.digest)
+def _who(asked: InteractionRequested, user: str) -> Answerer:
+    return Answerer(by=user, via="slack", digest=asked.digest)
 
 
 def _pressed_answer(asked: InteractionRequested, ref: Ref, action: str, user: str) -> AnswerInteraction:
-    who = _who(ref, user)
+    who = _who(asked, user)
     if action.startswith("choice_") and 0 <= ref.choice < len(asked.choices):
         return answer(asked, who, "accept", content={"answer": asked.choices[ref.choice]})
     if action in SCOPES and asked.kind == "approval" and fits(asked):

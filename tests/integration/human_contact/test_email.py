@@ -26,9 +26,11 @@ from services.human_contact.channels import email as email_channel
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.mail_servers import check_password_is_safe
 from services.human_contact.channels.registry import ChannelKey
+from services.human_contact.core.questions import asking
+from services.human_contact.core.tokens import ReplyTo, reply_id
 from services.human_contact.mailboxes import MAILS_MAX
 from services.runtime.signing import key_of, signed_headers
-from tests.support.answering import WEBHOOK_SECRET, Answering, answering, secret
+from tests.support.answering import LINK_KEY, WEBHOOK_SECRET, Answering, answering, secret
 from tests.support.by_mail import (
     AGENT,
     ANN,
@@ -210,6 +212,20 @@ async def test_a_sender_alone_proves_nothing(tmp_path: Path, change: dict[str, s
         await looked(people)
         assert await is_open(people, task)
         assert len(server.messages) == 1
+
+
+async def test_a_reply_to_what_another_task_of_this_name_was_asked_answers_nothing(tmp_path: Path) -> None:
+    async with imap_server(AGENT) as imap, by_mail(tmp_path, imap=imap.port) as (people, server):
+        task = await begin(people)
+        message = await mailed(server)
+        asked = await people.asked(task)
+        earlier = asking(msgspec.structs.replace(asked, at=asked.at - timedelta(days=1)))
+        named = ReplyTo("default", task.task, asked.interaction, "oncall", 0, earlier)
+        old = reply_id([LINK_KEY.encode()], named, ANN, "holdfast.example")
+        imap.arrive(reply_to(message, "approve", In_Reply_To=old))
+        await looked(people)
+        assert "not there any more" in str((await mailed(server, 2)).get_content())
+        assert await is_open(people, task)
 
 
 async def test_a_mailbox_behind_tls_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

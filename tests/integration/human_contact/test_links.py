@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 
+import msgspec
+
 from schemas.ids import call_digest
 from schemas.interactions import InteractionRequested
 from schemas.subjects import spec_key
+from services.human_contact.core.questions import asking
 from services.human_contact.core.tokens import Link, LinkAction, link_token
 from tests.support.answering import LINK_KEY
 from tests.support.by_mail import (
@@ -135,9 +138,10 @@ async def test_forged_changed_and_expired_links_are_refused(tmp_path: Path) -> N
             "default",
             task.task,
             asked.interaction,
-            asked.digest,
+            asking(asked),
             "accept",
         )
+        earlier = asking(msgspec.structs.replace(asked, at=asked.at - timedelta(seconds=1)))
         soon = int((datetime.now(UTC) + timedelta(hours=1)).timestamp())
         key = LINK_KEY.encode()
         bad = {
@@ -149,8 +153,11 @@ async def test_forged_changed_and_expired_links_are_refused(tmp_path: Path) -> N
             "other-key": link_token([b"k" * 32], Link(*fields, "oncall", ANN, soon)),
             "expired": link_token([key], Link(*fields, "oncall", ANN, soon - 7200)),
             "other-channel": link_token([key], Link(*fields, "boss", ANN, soon)),
-            "other-digest": link_token(
+            "other-question": link_token(
                 [key], Link("default", task.task, asked.interaction, "x", "", "oncall", ANN, soon)
+            ),
+            "other-time": link_token(
+                [key], msgspec.structs.replace(Link(*fields, "oncall", ANN, soon), asking=earlier)
             ),
             "other-task": link_token([key], Link("default", "nobody", asked.interaction, "", "", "oncall", ANN, soon)),
         }

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.events import ApprovalGranted
@@ -17,9 +18,11 @@ from schemas.resources import ContactChannel, ContactChannelSpec, Metadata, Ref,
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
 from services.human_contact.core import moves
+from services.human_contact.core.slack_words import Ref as ButtonRef
+from services.human_contact.core.slack_words import metadata
 from tests.support.answering import Answering, answering, secret
 from tests.support.raw_http import response
-from tests.support.slack_server import CHANNEL, Slack, said, slack_server
+from tests.support.slack_server import CHANNEL, SIGNING_SECRET, Slack, said, slack_server
 from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
 
@@ -188,6 +191,24 @@ async def test_what_was_said_before_a_question_does_not_answer_it(tmp_path: Path
         assert await people.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0)) is None
         await slack.say("that", thread=message["ts"])
         assert (await people.result(task)).content == "that"
+
+
+async def test_what_another_task_of_this_name_was_asked_does_not_answer_it(tmp_path: Path) -> None:
+    async with in_slack(tmp_path) as (people, slack):
+        task = await begin(people, (QUESTION, {"message": "What?", "choices": ["yes", "no"]}))
+        message = await slack.posted()
+        own = ButtonRef(*json.loads(message["metadata"]["event_payload"]["ref"]))
+        other = metadata(SIGNING_SECRET, msgspec.structs.replace(own, asking="w" * 26))
+        slack.messages.append({**message, "ts": "1600000000.000100", "metadata": other})
+        await slack.say("yes", thread="1600000000.000100")
+        before = slack.pressing(message, "choice_0")
+        ref = json.loads(before["actions"][0]["value"])
+        before["actions"][0]["value"] = json.dumps([*ref[:4], "w" * 26, *ref[5:]])
+        await slack.interact(before)
+        assert "not there any more" in slack.whispers[-1]["text"]
+        assert await people.stage.bus.log(task.partition).get(task.interaction_answered("r1", 1, 0)) is None
+        await slack.press(message, "choice_1")
+        assert (await people.result(task)).content == "no"
 
 
 async def test_a_message_that_slack_is_too_busy_to_update_is_updated_after_the_wait(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from schemas.interactions import AnswerInteraction, InteractionRequested
 from services.human_contact.core.humanlayer_words import Call, Decision, answer_of, call_id, spec_of
+from services.human_contact.core.questions import asking
+from services.human_contact.core.webhook_words import message_id
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ASKED = InteractionRequested(
@@ -101,8 +103,9 @@ def test_who_answered_is_an_id_and_never_a_name_that_somebody_chose(
 
 def test_a_questions_id_is_its_own_and_stays() -> None:
     other = msgspec.structs.replace(ASKED, interaction="r1.2.0")
-    ids = {call_id(ASKED, 0), call_id(ASKED, 0), call_id(ASKED, 1), call_id(other, 0)}
-    assert len(ids) == 3
+    later = msgspec.structs.replace(ASKED, at=ASKED.at + timedelta(days=1))
+    ids = {call_id(ASKED, 0), call_id(ASKED, 0), call_id(ASKED, 1), call_id(other, 0), call_id(later, 0)}
+    assert len(ids) == 4
     assert all(len(one) <= 32 for one in ids)
 
 
@@ -111,3 +114,11 @@ def test_a_questions_id_is_its_own_and_stays() -> None:
 )
 def test_arguments_that_are_no_object_are_shown_as_they_are(arguments: str, kwargs: dict[str, Any]) -> None:
     assert spec_of(msgspec.structs.replace(ASKED, arguments=arguments), None, "")["kwargs"] == kwargs
+
+
+def test_a_question_of_a_later_task_of_the_same_name_has_other_ids_everywhere() -> None:
+    later = msgspec.structs.replace(ASKED, at=ASKED.at + timedelta(days=1))
+    assert asking(later) != asking(ASKED)
+    assert asking(msgspec.structs.replace(ASKED, digest="x")) != asking(ASKED)
+    assert message_id("interaction.asked", later, 0) != message_id("interaction.asked", ASKED, 0)
+    assert message_id("interaction.asked", ASKED, 0) == message_id("interaction.asked", ASKED, 0)
