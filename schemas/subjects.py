@@ -249,6 +249,11 @@ class TaskSubjects(NamedTuple):
         """A channel was asked question `k`; `step` from 0."""
         return f"{self.root}.int.{self.task}.{request}.{n}.{k}.step.{step}"
 
+    @property
+    def interaction_steps(self) -> str:
+        """All channels that were asked anything for the task (a filter)."""
+        return f"{self.root}.int.{self.task}.*.*.*.step.*"
+
     def interaction_vote(self, request: str, n: int, k: int, who: str) -> str:
         """One of several people who have to accept did; `who` is a token that stands for them."""
         return f"{self.root}.int.{self.task}.{request}.{n}.{k}.vote.{who}"
@@ -417,6 +422,12 @@ def ask(namespace: str, verb: str) -> str:
     return f"{PREFIX}.ask.{namespace}.{verb}"
 
 
+def read(namespace: str, what: str) -> str:
+    """Request and reply: what is stored of a namespace (`schemas.reading`), for those who may read nothing else."""
+    return f"{PREFIX}.read.{namespace}.{what}"
+
+
+READ_ALL = f"{PREFIX}.read.*.*"
 ASK_ALL = f"{PREFIX}.ask.*.*"
 ASK_QUEUE = "planner"
 
@@ -458,6 +469,11 @@ def flow_pool(account: str) -> str:
 def flow_namespace(namespace: str) -> str:
     """The key of what a namespace has used of its quota."""
     return f"namespace.{namespace}"
+
+
+def flow_mailbox(namespace: str, channel: str) -> str:
+    """The key of who looks into a contact channel's mailbox."""
+    return f"mailbox.{namespace}.{channel}"
 
 
 class ResourceKey(NamedTuple):

@@ -24,7 +24,7 @@ from schemas.interactions import (
     PeopleDue,
     parse_interaction_id,
 )
-from schemas.subjects import TaskSubjects, spec_key
+from schemas.subjects import TaskSubjects, people_timer_name, spec_key
 from schemas.task import AwaitingTools, decode_state
 from schemas.wire import decode, encode
 from services.human_contact.channels.base import ChannelFailed, Question
@@ -41,11 +41,12 @@ from services.human_contact.core.moves import (
     span,
     try_again_at,
 )
-from services.human_contact.core.outcomes import given_up, grant_of, outcome_of, result
+from services.human_contact.core.outcomes import given_up, grant_of, outcome_of, result, undelivered
 from services.human_contact.core.questions import Unaskable, question_of
 from services.human_contact.core.words import line
 from services.human_contact.door import FrontDoor
 from services.human_contact.poller import LOOKS_PER_S, Poller
+from services.runtime.conversations import conversation, state_of
 from services.runtime.errors import Broken, Conflict, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
 from services.runtime.telemetry.traces import trace_headers
@@ -88,7 +89,7 @@ class Place(msgspec.Struct, frozen=True):
     @property
     def timer(self) -> str:
         """The name of its wake-up."""
-        return f"ask-{self.request}-{self.n}"
+        return people_timer_name(self.request, self.n, self.k)
 
 
 class Desk:
@@ -198,7 +199,7 @@ class Desk:
         """A question has its answer: the call goes on, or has its result; and the channels show that it is over."""
         log = self._bus.log(place.task.partition)
         asked = await self._asked(log, place, at_least=seq)
-        if asked is None or asked.kind == "elicitation":
+        if asked is None or not asked.channel:
             return asked
         outcome = outcome_of(asked, answered)
         match outcome:
@@ -304,8 +305,8 @@ class Desk:
             if entry is None or step.delivered or step.refused:
                 raise RetryLater(f"question {place.asked} was just delivered by another replica", after_s=0.2)
             seq = entry.seq
-        thread = await self._thread(log, place, move.channel)
-        question = self._question(place, asked, move.step, thread=thread, again=again)
+        question = self._question(place, asked, move.step, again=again)
+        question = await self._in_conversation(log, question, place.task, move.channel)
         spec = self._channels.spec(key)
         try:
             where = await self._channels.get(key).deliver(question)
@@ -364,7 +365,11 @@ class Desk:
         return True
 
     async def _end(self, log: Log, place: Place, asked: InteractionRequested, reason: str) -> None:
-        """No channel takes a question: its call has failed."""
+        """No channel takes a question: its call has failed, or whoever carries it out goes on without an answer."""
+        if asked.kind in ("elicitation", "uncertain"):
+            answered = undelivered(asked, reason, self._bus.clock.now())
+            await log.record(Outgoing(place.answered, encode(answered), trace_headers()))
+            return
         what = "approval" if asked.kind == "approval" else "human input"
         finished = result(asked, "failed", f"failed to request {what}: {reason}", self._bus.clock.now())
         await log.record(Outgoing(place.task.tool_event(place.request, place.n), encode(finished), trace_headers()))
@@ -390,16 +395,15 @@ class Desk:
         steps = [decode(entry.data, InteractionStep) for entry in await log.last([filter_], at_least=at_least)]
         return sorted(steps, key=lambda step: step.step)
 
-    async def _thread(self, log: Log, place: Place, channel: str) -> str:
-        """Where the first question of the task in this channel is: later ones are kept with it."""
-        entries = await log.last([f"{place.task.root}.int.{place.task.task}.*.*.*.step.*"])
-        places = (decode(entry.data, InteractionStep) for entry in entries)
-        return next((step.place for step in places if step.channel == channel and step.delivered), "")
+    async def _in_conversation(self, log: Log, question: Question, task: TaskSubjects, channel: str) -> Question:
+        """A question with where its task's people are followed in a channel: later ones are kept with it."""
+        state = await state_of(log, task)
+        told = ("ContactChannel", channel)
+        thread = await conversation(log, task, lambda one: (one.receiver, one.name) == told, channel)
+        return msgspec.structs.replace(question, thread=thread, thread_id=state.thread_id if state is not None else "")
 
-    def _question(
-        self, place: Place, asked: InteractionRequested, step: int, *, thread: str = "", again: bool = False
-    ) -> Question:
-        return Question(asked=asked, step=step, partition=place.task.partition, thread=thread, again=again)
+    def _question(self, place: Place, asked: InteractionRequested, step: int, *, again: bool = False) -> Question:
+        return Question(asked=asked, step=step, partition=place.task.partition, again=again)
 
     async def _wake(
         self, place: Place, asked: InteractionRequested, at: datetime, look_at: datetime | None = None

@@ -49,7 +49,8 @@ class Attempts:
         if wait is not None:
             return Parked(wait.until, wait.why)
         again = pending.attempts > 0 or pending.redriven > 0
-        letter = Letter(id=pending.id, told=told, at=now, again=again, thread=thread)
+        named = state.thread_id if pending.receiver == "ContactChannel" else ""
+        letter = Letter(id=pending.id, told=told, at=now, again=again, thread=thread, thread_id=named)
         began = asyncio.get_running_loop().time()
         outcome: Outcome = NotTaken(error="interrupted", again=True)
         try:

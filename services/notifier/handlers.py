@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from schemas.dead_letters import DeadReason
 from schemas.events import ModelAnswered
 from schemas.notifications import (
@@ -21,13 +23,14 @@ from schemas.notifications import (
     Notify,
     Receiver,
 )
-from schemas.subjects import REDRIVE, TRACEPARENT, TaskSubjects, task_of
+from schemas.subjects import NOTIFY_TIMERS_STREAM, REDRIVE, TRACEPARENT, TaskSubjects, dead_letter, task_of
 from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
 from schemas.wire import Malformed, decode
 from services.notifier.attempts import Attempts
 from services.notifier.core import machine
 from services.notifier.core.words import told_of
 from services.notifier.records import Kept, Records
+from services.runtime.conversations import conversation
 from services.runtime.errors import Conflict, Refused, RetryLater
 from services.runtime.in_hand import InHand
 from services.runtime.telemetry.logs import log_ids
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 CONFLICTS_MAX = 8
 NOT_ENDED_S = 0.5
+LETTER_LOOKS = 3
+LETTER_S = 1.0
 
 
 class Notifications:
@@ -130,12 +135,29 @@ class Notifications:
                 if failed.letter_seq == inbound.seq:
                     raise _undelivered(failed)  # its letter may not be written yet
                 if REDRIVE not in inbound.headers or inbound.seq < failed.letter_seq:
+                    await self._bury(task, failed, kept, inbound)
                     return
                 begun = machine.redriven(failed, now, self._give_up_s)
                 kept = await self._write(task, begun, kept)
             case NotificationPending():
                 pass
         await self._pending(task, kept, all_, inbound, now)
+
+    async def _bury(self, task: TaskSubjects, failed: NotificationFailed, kept: Kept, inbound: Inbound) -> None:
+        """See to it that there is a letter: this wake-up may have replaced the one that was to become it.
+
+        Whoever had that one in hand may still write it, so that is waited for.
+        """
+        if not failed.letter_seq or inbound.seq <= failed.letter_seq:
+            return
+        letter = dead_letter(NOTIFY_TIMERS_STREAM, failed.letter_seq)
+        if await self._bus.dead_letters.get(letter) is not None:
+            return
+        if inbound.delivered <= LETTER_LOOKS:
+            raise RetryLater(f"the letter of notification {failed.id} is not seen yet", after_s=LETTER_S)
+        later = msgspec.structs.replace(failed, letter_seq=inbound.seq)
+        await self._write(task, later, kept)
+        raise _undelivered(later)
 
     async def _pending(
         self, task: TaskSubjects, kept: Kept, all_: dict[str, Kept], inbound: Inbound, now: datetime
@@ -148,14 +170,16 @@ class Notifications:
         state = await self._ended(task, kept.revision)
         if state is None:
             return
-        first = machine.ahead(pending, tuple(one.value for one in all_.values()))
+        before = await self._before(task, state)
+        first = machine.ahead(pending, tuple(one.value for one in all_.values()), before)
         if first is not None and now < pending.give_up_at:
             until = max(first.due, now) + machine.AHEAD
             await self._park(task, kept, until, f"notification {first.id} goes first", inbound)
             return
         told = told_of(state, await self._output(task, state))
         at_once = REDRIVE in inbound.headers
-        outcome = await self._attempts.make(pending, state, told, _thread(pending, all_), now, at_once=at_once)
+        thread = await self._conversation(task, pending)
+        outcome = await self._attempts.make(pending, state, told, thread, now, at_once=at_once)
         if isinstance(outcome, machine.Parked):
             await self._park(task, kept, outcome.until, outcome.why, inbound)
             return
@@ -184,7 +208,9 @@ class Notifications:
                 await self._records.wake(task, kept, _passed_on(inbound))
             case NotificationFailed(letter_seq=seq) as failed if seq == inbound.seq:
                 raise _undelivered(failed)
-            case _:
+            case NotificationFailed() as failed:
+                await self._bury(task, failed, kept, inbound)
+            case NotificationDelivered():
                 pass
 
     async def _park(self, task: TaskSubjects, kept: Kept, until: datetime, why: str, inbound: Inbound) -> None:
@@ -209,6 +235,19 @@ class Notifications:
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
             raise RetryLater(f"task {task.namespace}/{task.task} has not ended", after_s=NOT_ENDED_S)
         return state
+
+    async def _before(self, task: TaskSubjects, state: FinalAnswer | Failed | Cancelled) -> tuple[Notification, ...]:
+        """The notifications of the task that this one goes on from."""
+        if not state.continues:
+            return ()
+        earlier = await self._records.of_task(TaskSubjects(task.partition, task.namespace, state.continues), 0)
+        return tuple(kept.value for kept in earlier.values())
+
+    async def _conversation(self, task: TaskSubjects, pending: NotificationPending) -> str:
+        """What the receiver calls the conversation that a notification belongs to, if it has begun."""
+        channel = pending.name if pending.receiver == "ContactChannel" else ""
+        log = self._bus.log(task.partition)
+        return await conversation(log, task, lambda told: told.lane == pending.lane, channel)
 
     async def _output(self, task: TaskSubjects, state: FinalAnswer | Failed | Cancelled) -> str:
         if not isinstance(state, FinalAnswer):
@@ -241,13 +280,6 @@ def _headers(state: FinalAnswer | Failed | Cancelled) -> dict[str, str]:
 def _passed_on(inbound: Inbound) -> dict[str, str]:
     trace = inbound.headers.get(TRACEPARENT, "")
     return {TRACEPARENT: trace} if trace else {}
-
-
-def _thread(pending: NotificationPending, all_: dict[str, Kept]) -> str:
-    """What an earlier message of the task, which went the same way, is called there."""
-    earlier = (one.value for one in all_.values())
-    threads = (one.thread for one in earlier if isinstance(one, NotificationDelivered) and one.lane == pending.lane)
-    return next((thread for thread in threads if thread), "")
 
 
 def _undelivered(failed: NotificationFailed) -> Refused:

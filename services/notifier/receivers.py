@@ -14,6 +14,7 @@ from schemas.resources import (
     EmailSink,
     EnvVar,
     SecretKeyRef,
+    SecretSource,
     SlackOptions,
     SlackSink,
     SMTPOptions,
@@ -31,7 +32,7 @@ from services.notifier.sinks.base import Sink
 from services.notifier.sinks.email import Email, Postman
 from services.notifier.sinks.http import Http
 from services.notifier.sinks.humanlayer import HumanLayer
-from services.notifier.sinks.slack import SlackHook, SlackMessage
+from services.notifier.sinks.slack import Signer, SlackHook, SlackMessage
 from services.notifier.sinks.webhook import Webhook, event_body
 from services.runtime.egress import BadRule, Egress, Rules
 from services.runtime.errors import Broken
@@ -171,11 +172,15 @@ class Receivers:
                 )
             case ContactChannelSpec() as spec if spec.api_key_from is not None or spec.channel_api_key_from is not None:
                 return self._humanlayer(channel.metadata.name, spec)
-            case ContactChannelSpec(type="slack", slack=SlackOptions(channel_or_user_id=to, bot_token_from=token)) if (
-                token is not None
-            ):
-                value = self._secrets.get(token.secret_key_ref)
-                return SlackMessage(self._trusted, self._slack_url, to, value, timeout_s=RESPONSE_TIMEOUT_S)
+            case ContactChannelSpec(type="slack", slack=SlackOptions(bot_token_from=SecretSource() as token) as slack):
+                value, to = self._secrets.get(token.secret_key_ref), slack.channel_or_user_id
+                signer = None
+                if channel.spec.continue_threads and slack.signing_secret_from is not None:
+                    secret = self._secrets.get(slack.signing_secret_from.secret_key_ref)
+                    signer = Signer(secret, channel.metadata.name)
+                return SlackMessage(
+                    self._trusted, self._slack_url, to, value, timeout_s=RESPONSE_TIMEOUT_S, signer=signer
+                )
             case ContactChannelSpec(type="email", email=EmailOptions(smtp=SMTPOptions() as smtp) as email):
                 login = None
                 if smtp.password_from is not None:

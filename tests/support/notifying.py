@@ -187,6 +187,8 @@ def told(**fields: Any) -> Told:
         labels={},
         spend=Spend(),
         preview="What time is it?",
+        thread="t1",
+        thread_id="",
     )
     return msgspec.structs.replace(plain, **fields)
 

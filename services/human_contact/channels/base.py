@@ -12,8 +12,10 @@ from schemas.interactions import AnswerInteraction, InteractionAnswered, Interac
 class ChannelFailed(Exception):
     """A channel did not take what it was given. The text says why, without secrets."""
 
-    def __init__(self, text: str, *, transient: bool, after_s: float = 0.0) -> None:
+    def __init__(self, text: str, *, transient: bool, after_s: float = 0.0, said: str = "") -> None:
         super().__init__(text)
+        self.said = said
+        """The channel's own word for it, if it has one."""
         self.transient = transient
         """Whether the same may work later."""
         self.after_s = after_s
@@ -28,7 +30,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Which channel of its chain this is, from 0."""
     partition: int
     thread: str = ""
-    """The place of an earlier question of the same task in this channel, to be kept together with."""
+    """The place of an earlier question, or answer, of the same thread of tasks here, to be kept together with."""
+    thread_id: str = ""
+    """The caller's own name for the thread, which may be one of this channel's."""
     again: bool = False
     """An attempt to deliver it was made before, and it may have arrived."""
 

@@ -20,6 +20,7 @@ from services.human_contact.core.questions import asking
 from services.human_contact.core.tokens import Link, LinkAction, ReplyTo, is_reply, link_token, named_in_reply, reply_id
 from services.human_contact.core.words import line
 from services.human_contact.links import NoLinks
+from services.runtime.conversations import mail_thread
 from services.runtime.egress import BadRule, Egress, EgressRefused, Rules
 
 LINK_DAYS = 30
@@ -48,7 +49,8 @@ class EmailChannel:
 
     async def deliver(self, question: Question) -> str:
         """Send it."""
-        return await self._ask(question.asked, thread=question.thread, n=0)
+        thread = mail_thread(question.thread_id, question.thread)
+        return await self._ask(question.asked, thread=thread, n=0)
 
     async def remind(self, question: Question, place: str) -> None:
         """Send it again, with new links, as a reply to the first."""

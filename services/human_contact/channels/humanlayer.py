@@ -46,7 +46,7 @@ class HumanLayerChannel:
         body = {
             "run_id": run_id(asked.task, id_),
             "call_id": id_,
-            "spec": spec_of(asked, channel_of(self._spec), subject),
+            "spec": spec_of(asked, channel_of(self._spec, question.thread_id), subject),
         }
         answer = await self._call("POST", family, msgspec.json.encode(body))
         if not (200 <= answer.status < 300 or answer.status == 409):  # 409: it has this id, which nobody else makes

@@ -8,19 +8,21 @@ from typing import Any
 import msgspec
 
 from schemas.interactions import InteractionAnswered, InteractionRequested
+from schemas.slack_messages import SlackRef, slack_metadata
 from services.human_contact.channels.base import ChannelFailed, Question
 from services.human_contact.channels.registry import Setup
 from services.human_contact.channels.slack_api import SlackApi
 from services.human_contact.core.questions import asking
 from services.human_contact.core.slack_words import (
-    Ref,
     closed_blocks,
     fallback,
-    metadata,
     modal,
     question_blocks,
 )
+from services.runtime.conversations import slack_thread
 
+NO_THREAD = ("thread_not_found", "message_not_found", "invalid_thread_ts", "cannot_reply_to_message")
+"""The thread is not there any more, or is another channel's: the question is posted without it."""
 CLOSE_WAIT_MAX_S = 5.0
 """How long a message that is over waits for Slack to take it, if Slack says when."""
 
@@ -39,19 +41,25 @@ class SlackChannel:
         self._bot_user = ""
 
     async def deliver(self, question: Question) -> str:
-        """Post it, in the thread of the task's first question."""
+        """Post it, in the conversation that there is about the task."""
         asked, ref = question.asked, self.ref(question.asked)
         message: dict[str, Any] = {
             "channel": self._to,
             "text": fallback(asked),
             "blocks": question_blocks(asked, ref),
-            "metadata": metadata(self.signing_secret, ref),
+            "metadata": slack_metadata("holdfast_question", self.signing_secret, ref),
             "unfurl_links": False,
             "unfurl_media": False,
         }
-        _, _, thread = _place(question.thread)
-        if thread:
-            message["thread_ts"] = thread
+        if thread := slack_thread(question.thread_id, question.thread):
+            try:
+                return await self._post({**message, "thread_ts": thread}, thread)
+            except ChannelFailed as failed:
+                if failed.said not in NO_THREAD:
+                    raise
+        return await self._post(message, "")
+
+    async def _post(self, message: dict[str, Any], thread: str) -> str:
         posted = await self._api.call("chat.postMessage", message)
         ts = str(posted.get("ts", ""))
         return f"{posted.get('channel', self._to)}:{ts}:{thread or ts}"
@@ -89,9 +97,9 @@ class SlackChannel:
 
     # --- for what comes in ---
 
-    def ref(self, asked: InteractionRequested) -> Ref:
+    def ref(self, asked: InteractionRequested) -> SlackRef:
         """What a question's buttons carry."""
-        return Ref(self.key.namespace, self.key.name, asked.task, asked.interaction, asking(asked))
+        return SlackRef(self.key.namespace, self.key.name, asked.task, asked.interaction, asking(asked))
 
     async def bot_user(self) -> str:
         """The bot's user id. Raises `ChannelFailed`."""

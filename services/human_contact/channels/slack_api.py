@@ -65,7 +65,7 @@ class SlackApi:
             said = str(answer.get("error", "")) if isinstance(answer, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - any JSON
             detail = _detail(answer)
             raise ChannelFailed(
-                f"Slack says {said[:80]!r} to {method}{detail}", transient=said in PASSING, after_s=after_s
+                f"Slack says {said[:80]!r} to {method}{detail}", transient=said in PASSING, after_s=after_s, said=said
             )
         return answer  # pyright: ignore[reportUnknownVariableType] - any JSON
 

@@ -6,63 +6,27 @@ a code block in it means anything.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
 
 from schemas.interactions import InteractionAnswered, InteractionRequested
+from schemas.slack_messages import SlackRef
 from schemas.visible import visible
-from services.human_contact.core.words import ending, headline, line
+from services.human_contact.core.elicitations import host_of, server_line
+from services.human_contact.core.slack_forms import form_blocks, has_window
+from services.human_contact.core.words import buttons, ending, facts, has_arguments, headline, line
 
 SECTION_MAX = 2_900
 """Characters of one text; Slack takes 3,000."""
 SECTIONS_MAX = 4
 EDITABLE_MAX = 2_900
 BUTTON_MAX = 70
-EVENT_TYPE = "holdfast_question"
 INPUT = "text"
 """The block and action id of a modal's one input."""
 
 Block = dict[str, Any]
-
-
-class Ref(msgspec.Struct, frozen=True, array_like=True):
-    """What a button or modal is about. It comes back from Slack, and is believed once the request's signature is."""
-
-    namespace: str
-    channel: str
-    task: str
-    interaction: str
-    asking: str
-    """Which question it was when the button was made."""
-    choice: int = -1
-
-    def text(self) -> str:
-        """As Slack keeps it."""
-        return msgspec.json.encode(self).decode()
-
-
-def ref_of(text: str) -> Ref | None:
-    """What Slack kept, or None."""
-    try:
-        return msgspec.json.decode(text.encode(), type=Ref)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return None
-
-
-def thread_mac(secret: str, ref: Ref) -> str:
-    """Shows that a message was ours, when somebody replies to it."""
-    named = msgspec.json.encode([ref.namespace, ref.channel, ref.task, ref.interaction, ref.asking])
-    return hmac.new(secret.encode(), b"holdfast-thread." + named, hashlib.sha256).hexdigest()
-
-
-def metadata(secret: str, ref: Ref) -> dict[str, Any]:
-    """What goes along with a message, unseen, to know a reply by."""
-    payload = {"ref": ref.text(), "mac": thread_mac(secret, ref)}
-    return {"event_type": EVENT_TYPE, "event_payload": payload}
 
 
 def is_later(ts: str, other: str) -> bool:
@@ -73,7 +37,7 @@ def is_later(ts: str, other: str) -> bool:
         return False
 
 
-def question_blocks(asked: InteractionRequested, ref: Ref) -> list[Block]:
+def question_blocks(asked: InteractionRequested, ref: SlackRef) -> list[Block]:
     """A question, with its buttons."""
     whole = fits(asked)
     blocks = [*_facts(asked)]
@@ -90,7 +54,7 @@ def fits(asked: InteractionRequested) -> bool:
 
 def closed_blocks(asked: InteractionRequested, answered: InteractionAnswered) -> list[Block]:
     """A question that is over, and how."""
-    return [*_facts(asked), _plain(ending(answered))]
+    return [*_facts(asked), _plain(ending(asked, answered))]
 
 
 def fallback(asked: InteractionRequested) -> str:
@@ -105,9 +69,20 @@ def _facts(asked: InteractionRequested) -> list[Block]:
             f"Agent {line(asked.agent)} · task {line(asked.task)}" + (f" · {line(asked.title)}" if asked.title else "")
         ),
     ]
+    if asked.kind == "elicitation":
+        blocks.append(_context(server_line(asked)))
+    if asked.kind == "uncertain":
+        blocks.append(_context(" · ".join(f"{name} {value}" for name, value in facts(asked)[2:])))
     if asked.kind != "approval":
-        return [*blocks, *(_plain(piece) for piece in _pieces(visible(asked.message)))]
-    if asked.message:
+        blocks += [_plain(piece) for piece in _pieces(visible(asked.message))]
+    if asked.url:
+        blocks += [
+            _context(f"It wants you to go to a page of {host_of(asked.url)}. Look at the address before you do:")
+        ]
+        blocks += [_code(piece) for piece in _pieces(visible(asked.url))]
+    if not has_arguments(asked):
+        return blocks
+    if asked.kind == "approval" and asked.message:
         blocks += [_context("Why, in the model's words:"), _plain(visible(asked.message)[:SECTION_MAX])]
     blocks.append(_context("Arguments:"))
     return [*blocks, *(_code(piece) for piece in _pieces(visible(asked.arguments or "{}")))]
@@ -130,7 +105,9 @@ def _code(text: str) -> Block:
     return {"type": "rich_text", "elements": [pre]}
 
 
-def _buttons(asked: InteractionRequested, ref: Ref, *, whole: bool) -> list[Block]:
+def _buttons(asked: InteractionRequested, ref: SlackRef, *, whole: bool) -> list[Block]:
+    if asked.kind in ("elicitation", "uncertain"):
+        return _decision_buttons(asked, ref, whole=whole)
     if asked.kind != "approval":
         if not asked.choices:
             return [_button("answer", "Answer", ref, "primary"), _button("decline", "Decline", ref)]
@@ -151,7 +128,18 @@ def _buttons(asked: InteractionRequested, ref: Ref, *, whole: bool) -> list[Bloc
     ]
 
 
-def _button(action: str, text: str, ref: Ref, style: str = "") -> Block:
+def _decision_buttons(asked: InteractionRequested, ref: SlackRef, *, whole: bool) -> list[Block]:
+    """Yes and no, in the words of what is asked; yes opens a window where there is something to fill in."""
+    yes, no = buttons(asked)
+    if not whole:
+        return [_button("decline", no, ref)]
+    accept = _button("answer" if has_window(asked) else "accept", yes, ref, "primary")
+    if asked.kind == "uncertain":
+        accept["confirm"] = _sure(f"{line(asked.tool, 60)} is called once more, whatever the first call has done.", yes)
+    return [accept, _button("decline", no, ref)]
+
+
+def _button(action: str, text: str, ref: SlackRef, style: str = "") -> Block:
     button: Block = {
         "type": "button",
         "action_id": f"holdfast_{action}",
@@ -163,25 +151,40 @@ def _button(action: str, text: str, ref: Ref, style: str = "") -> Block:
 
 def _confirm(asked: InteractionRequested) -> Block:
     what = f"{line(asked.agent, 60)} may then call {line(asked.tool, 60)} with these arguments"
-    said = f"{what} without asking, until it is revoked."
+    return _sure(f"{what} without asking, until it is revoked.", "Always approve", "Always approve this?")
+
+
+def _sure(text: str, yes: str, title: str = "Are you sure?") -> Block:
     return {
-        "title": {"type": "plain_text", "text": "Always approve this?"},
-        "text": {"type": "plain_text", "text": said},
-        "confirm": {"type": "plain_text", "text": "Always approve"},
+        "title": {"type": "plain_text", "text": title},
+        "text": {"type": "plain_text", "text": text},
+        "confirm": {"type": "plain_text", "text": yes},
         "deny": {"type": "plain_text", "text": "Cancel"},
     }
 
 
-def modal(asked: InteractionRequested, ref: Ref, action: str) -> Block:
+def modal(asked: InteractionRequested, ref: SlackRef, action: str) -> Block:
     """The window that asks for a text: a comment (`decline`), an answer (`answer`), or other arguments (`edit`)."""
     title, submit, label, hint = {
-        "decline": ("Reject" if asked.kind == "approval" else "Decline", "Send", "Comment", "The model is told."),
+        "decline": (buttons(asked)[1], "Send", "Comment", "The model is told."),
         "answer": ("Answer", "Answer", line(asked.message, 1_900), "The model gets it as the answer."),
         "edit": ("Approve with changes", "Approve", "Arguments", "A JSON object; the call is made with it."),
     }[action]
     field: Block = {"type": "plain_text_input", "action_id": INPUT, "multiline": True, "max_length": 3_000}
     if action == "edit":
         field["initial_value"] = asked.arguments
+    blocks = [
+        {
+            "type": "input",
+            "block_id": INPUT,
+            "optional": action == "decline",
+            "label": {"type": "plain_text", "text": label or "-", "emoji": False},
+            "hint": {"type": "plain_text", "text": hint},
+            "element": field,
+        }
+    ]
+    if asked.kind == "elicitation":
+        blocks = form_blocks(asked)
     return {
         "type": "modal",
         "callback_id": f"holdfast_{action}",
@@ -189,14 +192,5 @@ def modal(asked: InteractionRequested, ref: Ref, action: str) -> Block:
         "title": {"type": "plain_text", "text": title},
         "submit": {"type": "plain_text", "text": submit},
         "close": {"type": "plain_text", "text": "Cancel"},
-        "blocks": [
-            {
-                "type": "input",
-                "block_id": INPUT,
-                "optional": action == "decline",
-                "label": {"type": "plain_text", "text": label or "-", "emoji": False},
-                "hint": {"type": "plain_text", "text": hint},
-                "element": field,
-            }
-        ],
+        "blocks": blocks,
     }

@@ -10,19 +10,20 @@ import asyncio
 import hmac
 import html
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from schemas.interactions import AnswerInteraction, InteractionRequested
 from schemas.requests import Accepted
+from schemas.slack_messages import SlackMessageKind, SlackRef, slack_mac, slack_ref_of
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.channels.slack import SlackChannel, posted_at
 from services.human_contact.core.forms import Answerer, BadForm, answer, edited
 from services.human_contact.core.questions import asking
 from services.human_contact.core.slack_signing import is_fresh, is_signed
-from services.human_contact.core.slack_words import EVENT_TYPE, INPUT, Ref, fits, is_later, ref_of, thread_mac
+from services.human_contact.core.slack_words import INPUT, fits, is_later
 from services.human_contact.door import sentence
 from services.human_contact.web.base import Handler, Received, Reply, Unfit, json_reply, said
 from services.human_contact.web.reception import Reception
@@ -152,7 +153,7 @@ class SlackRequests:
 
     async def _pressed(self, payload: _Payload, signers: dict[ChannelKey, SlackChannel]) -> Reply:
         pressed = payload.actions[0]
-        ref = ref_of(pressed.value)
+        ref = slack_ref_of(pressed.value)
         if ref is None or not pressed.action_id.startswith("holdfast_"):
             return Reply(200)
         channel = _channel(ref, signers)
@@ -177,7 +178,7 @@ class SlackRequests:
 
     async def _submitted(self, payload: _Payload, signers: dict[ChannelKey, SlackChannel]) -> Reply:
         view = payload.view
-        ref = ref_of(view.private_metadata)
+        ref = slack_ref_of(view.private_metadata)
         if ref is None:
             return Reply(200)
         _channel(ref, signers)
@@ -193,13 +194,13 @@ class SlackRequests:
         refusal = await self._answer(ref, wanted)
         return _refused(refusal) if refusal else Reply(200)
 
-    async def _asked(self, ref: Ref) -> InteractionRequested | None:
+    async def _asked(self, ref: SlackRef) -> InteractionRequested | None:
         found = await self._door.find(ref.namespace, ref.task, ref.interaction)
         if found is None or ref.channel not in found.channels or ref.asking != asking(found.asked):
             return None
         return found.asked
 
-    async def _answer(self, ref: Ref, request: AnswerInteraction) -> str:
+    async def _answer(self, ref: SlackRef, request: AnswerInteraction) -> str:
         """Hand an answer in; what the person is to be told, if anything."""
         reply = await self._door.answer(ref.namespace, request, timeout_s=ANSWER_S)
         return "" if isinstance(reply, Accepted) and not reply.note else sentence(reply)
@@ -239,7 +240,7 @@ class SlackRequests:
             text = await self._answer(ref, request)
         await _whisper(channel, _Container(message.channel, message.thread_ts), message.user, text)
 
-    async def _thread(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> Ref | None:
+    async def _thread(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> SlackRef | None:
         """The question that a thread began with, if it is one of ours."""
         bots: set[str] = set()
         for key, channel in signers.items():
@@ -273,22 +274,22 @@ def _read(data: bytes, kind: type[Any]) -> Any:
         raise Unfit(400, "This is no request of Slack's.") from error
 
 
-def _channel(ref: Ref, signers: dict[ChannelKey, SlackChannel]) -> SlackChannel:
+def _channel(ref: SlackRef, signers: dict[ChannelKey, SlackChannel]) -> SlackChannel:
     channel = signers.get(ChannelKey(ref.namespace, ref.channel))
     if channel is None:
         raise Unfit(401, "The signature is not that of this question's channel.")
     return channel
 
 
-def _signed_ref(along: dict[str, Any], signers: dict[ChannelKey, SlackChannel]) -> Ref | None:
+def _signed_ref(along: dict[str, Any], signers: dict[ChannelKey, SlackChannel]) -> SlackRef | None:
     payload: Any = along.get("event_payload")
-    if along.get("event_type") != EVENT_TYPE or not isinstance(payload, dict):
+    if along.get("event_type") not in get_args(SlackMessageKind) or not isinstance(payload, dict):
         return None
-    ref, mac = ref_of(str(payload.get("ref", ""))), str(payload.get("mac", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - any JSON
+    ref, mac = slack_ref_of(str(payload.get("ref", ""))), str(payload.get("mac", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - any JSON
     channel = signers.get(ChannelKey(ref.namespace, ref.channel)) if ref is not None else None
     if ref is None or channel is None:
         return None
-    expected = thread_mac(channel.signing_secret, ref)
+    expected = slack_mac(channel.signing_secret, ref)
     return ref if hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace")) else None
 
 
@@ -296,7 +297,7 @@ def _who(asked: InteractionRequested, user: str) -> Answerer:
     return Answerer(by=user, via="slack", digest=asked.digest)
 
 
-def _pressed_answer(asked: InteractionRequested, ref: Ref, action: str, user: str) -> AnswerInteraction:
+def _pressed_answer(asked: InteractionRequested, ref: SlackRef, action: str, user: str) -> AnswerInteraction:
     who = _who(asked, user)
     if action.startswith("choice_") and 0 <= ref.choice < len(asked.choices):
         return answer(asked, who, "accept", content={"answer": asked.choices[ref.choice]})

@@ -91,9 +91,15 @@ def wanted(
     )
 
 
-def ahead(pending: NotificationPending, others: tuple[Notification, ...]) -> NotificationPending | None:
-    """The one that goes first: an earlier one of the same task that takes the same way, and is not yet at its end."""
-    waiting = [
+def ahead(
+    pending: NotificationPending, others: tuple[Notification, ...], before: tuple[Notification, ...] = ()
+) -> NotificationPending | None:
+    """The one that goes first: it takes the same way, and is not yet at its end.
+
+    `others`: those of the same task, of which earlier ones do; `before`: those of the task that this one goes on from.
+    """
+    waiting = [one for one in before if isinstance(one, NotificationPending) and one.lane == pending.lane]
+    waiting += [
         one
         for one in others
         if isinstance(one, NotificationPending) and one.lane == pending.lane and one.place < pending.place

@@ -29,6 +29,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     spend: Spend
     preview: str
+    thread: str
+    """The first task of its thread."""
+    thread_id: str
+    """The caller's own name for the thread."""
 
 
 def told_of(state: FinalAnswer | Failed | Cancelled, output: str) -> Told:
@@ -45,6 +49,8 @@ def told_of(state: FinalAnswer | Failed | Cancelled, output: str) -> Told:
         labels=state.labels,
         spend=state.spend,
         preview=state.preview,
+        thread=state.thread or state.task,
+        thread_id=state.thread_id,
     )
 
 
@@ -81,6 +87,8 @@ def event(told: Told) -> bytes:
     data: dict[str, Any] = {
         "namespace": told.namespace,
         "task": told.task,
+        "thread": told.thread,
+        **({"threadID": told.thread_id} if told.thread_id else {}),
         "agent": told.agent,
         "phase": PHASES[told.event],
         **result,

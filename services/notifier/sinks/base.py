@@ -23,7 +23,9 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     again: bool
     """An attempt was made before, and it may have arrived."""
     thread: str = ""
-    """Of an earlier message about the same task that went the same way."""
+    """The conversation that earlier messages about the same thread of tasks are in, in the receiver's words."""
+    thread_id: str = ""
+    """The caller's own name for the thread, which may be one of the receiver's."""
 
 
 class Sink(Protocol):

@@ -14,16 +14,22 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from schemas.resources import EmailSink, SMTPServer
 from services.notifier.core.outcomes import NotTaken, Outcome, Taken
 from services.notifier.core.words import announcement, headline, shortened
 from services.notifier.sinks.base import Letter
+from services.runtime.conversations import mail_thread
 from services.runtime.egress import Egress, EgressRefused
 from services.runtime.egress_http import default_trust
 
+POLICY = SMTP.clone(max_line_length=998)
+"""Ids are longer than the usual line, and must not be broken."""
 TEXT_LENGTH_MAX = 1_000_000
 THREADS_MAX = 32
 """More than one receiver has attempts at once, so that a mail server that hangs does not hold the others up."""
@@ -72,18 +78,24 @@ class Email:
             message = composed(self._sink, letter, self._subject)
         except ValueError as error:
             return NotTaken(error=f"no e-mail can be made of it: {error}", again=False)
-        return await self._postman.hand_over(self._sink.smtp, self._login, message)
+        outcome = await self._postman.hand_over(self._sink.smtp, self._login, message)
+        if isinstance(outcome, Taken):
+            return replace(outcome, thread=str(message["References"] or message["Message-ID"]))
+        return outcome
 
 
 def composed(sink: EmailSink, letter: Letter, subject: str = "") -> EmailMessage:
     """The message; the same at every attempt. Raises `ValueError` for addresses that are none."""
     told = letter.told
-    message = EmailMessage()
+    message = EmailMessage(policy=POLICY)
     message["Message-ID"] = f"<{letter.id}@{parseaddr(sink.from_)[1].rpartition('@')[2] or 'holdfast.invalid'}>"
     message["Date"] = format_datetime(told.at)
     message["From"] = sink.from_
     message["To"] = ", ".join(sink.to)
     message["Subject"] = subject or headline(told)
+    if thread := mail_thread(letter.thread_id, letter.thread):
+        message["In-Reply-To"] = thread
+        message["References"] = thread
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(shortened(announcement(told), TEXT_LENGTH_MAX))
     return message

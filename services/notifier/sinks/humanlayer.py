@@ -36,7 +36,7 @@ class HumanLayer:
     async def send(self, letter: Letter) -> Outcome:
         """Post it."""
         spec: dict[str, Any] = {"msg": message(letter.told)}
-        if (channel := channel_of(self._channel)) is not None:
+        if (channel := channel_of(self._channel, letter.thread_id)) is not None:
             spec["channel"] = channel
         run = run_id(letter.told.agent, letter.id)
         body = msgspec.json.encode({"run_id": run, "call_id": letter.id, "spec": spec})

@@ -118,7 +118,9 @@ async def test_passwords_go_over_tls_with_a_certificate_for_the_server_s_name(
     starttls, tls = (server_side, None) if security == "starttls" else (None, server_side)
     with mail_server(starttls=starttls, tls=tls, auth=True) as server:
         good = sink(server, host="mail.test", security=security)
-        assert await Email(postman, good, ("ada", "right")).send(letter()) == Taken(status=250)
+        assert await Email(postman, good, ("ada", "right")).send(letter()) == Taken(
+            status=250, thread="<abc@example.org>"
+        )
         assert server.logins == [("ada", "right")]
         wrong = await Email(postman, good, ("ada", "wrong")).send(letter())
         assert isinstance(wrong, NotTaken)

@@ -38,6 +38,8 @@ FINISHED = Told(
     labels={"tier": "1"},
     spend=Spend(model_calls=2, input_tokens=30, output_tokens=5, cost_usd=Decimal("0.0042")),
     preview="What time is it?",
+    thread="t0",
+    thread_id="TICKET-17",
 )
 FAILED = msgspec.structs.replace(FINISHED, event="task.failed", output="", error="out of turns")
 CANCELLED = msgspec.structs.replace(FAILED, event="task.cancelled", error="Cancelled by ada: not needed")

@@ -35,7 +35,7 @@ async def begin(stage: Stage, **fields: object) -> TaskSubjects:
     return await stage.submit(threadID=TICKET, **fields)
 
 
-async def submit(stage: Stage, *, message_id: str = "", **fields: object) -> Accepted | Rejected:
+async def submit(stage: Stage, *, message_id: str = "", **fields: Any) -> Accepted | Rejected:
     request = {"agentName": "helper", "userMessage": "more", "threadID": TICKET, **fields}
     return await stage.ask("submit", request, message_id=message_id)
 
@@ -122,11 +122,12 @@ async def test_a_thread_goes_on_with_its_own_agent_and_conversation_only() -> No
     async with on_stage(PLANNER) as (stage, _):
         task = await begin(stage)
         begun = f"thread {TICKET!r} was begun by task {task.task!r}"
-        for fields, said in (
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({"name": "another"}, "leave name out to go on in it"),
             ({"agentName": "writer"}, "agent 'writer' needs another threadID"),
             ({"userMessage": None, "contextWindow": [{"role": "user", "content": "x"}]}, "not with contextWindow"),
-        ):
+        )
+        for fields, said in cases:
             refused = await submit(stage, **fields)
             assert isinstance(refused, Rejected)
             assert refused.code == "conflict"

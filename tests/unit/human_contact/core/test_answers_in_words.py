@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.interactions import InteractionRequested
+from schemas.slack_messages import SlackRef, slack_ref_of
 from schemas.visible import visible
 from services.human_contact.core.forms import Answerer, BadForm, form_answer
 from services.human_contact.core.mail_replies import BadReply, mail_of, own_words, reply_answer, sender_of
 from services.human_contact.core.pages import question_page
 from services.human_contact.core.rates import Rate, Rates
 from services.human_contact.core.slack_signing import is_fresh, is_signed, signature
-from services.human_contact.core.slack_words import Ref, question_blocks, ref_of
+from services.human_contact.core.slack_words import question_blocks
 from tests.support.slack_server import check_blocks
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -196,9 +197,9 @@ def test_any_question_fits_slacks_limits_and_a_page(tool: str, text: str, choice
         title=text,
         arguments=text * 300,
     )
-    ref = Ref("default", "oncall", "t1", "r1.1.0", "d" * 52)
+    ref = SlackRef("default", "oncall", "t1", "r1.1.0", "d" * 52)
     check_blocks(question_blocks(asked, ref))
-    assert ref_of(ref.text()) == ref
+    assert slack_ref_of(ref.text()) == ref
     assert question_page(asked, "").count("<script") == 0
 
 
