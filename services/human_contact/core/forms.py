@@ -9,6 +9,7 @@ import msgspec
 
 from schemas.events import ApprovalScope
 from schemas.interactions import AnsweredVia, AnswerInteraction, InteractionAction, InteractionRequested
+from services.human_contact.core.elicitations import JSON_FIELD, Field, Misfit, content_of, content_of_text, form_of
 from services.human_contact.core.tokens import LinkAction
 
 SCOPES: dict[str, ApprovalScope] = {"once": "once", "task": "task", "arguments": "arguments", "tool": "tool"}
@@ -37,6 +38,10 @@ def form_answer(
         raise BadForm("This link is for another answer: use the other one.")
     if wanted == "decline":
         return answer(asked, who, "decline", comment=_plain(fields.get("comment", "")))
+    if asked.kind == "uncertain":
+        return answer(asked, who, "accept")
+    if asked.kind == "elicitation":
+        return answer(asked, who, "accept", content=_filled_in(asked, fields))
     if asked.kind != "approval":
         return answer(asked, who, "accept", content={"answer": _chosen(asked, fields)})
     scope = SCOPES.get(fields.get("scope", "once"))
@@ -83,6 +88,28 @@ def edited(asked: InteractionRequested, text: str) -> str:
     if not isinstance(value, dict):
         raise BadForm("The arguments must be a JSON object.")
     return text
+
+
+def _filled_in(asked: InteractionRequested, fields: Mapping[str, str]) -> dict[str, Any] | None:
+    """The content of a form; None where there is none to fill in."""
+    if asked.schema is None:
+        return None
+    form = form_of(asked.schema)
+    try:
+        if form is None:
+            return content_of_text(fields.get(JSON_FIELD, ""))
+        return content_of(form, {n: _said(field, f"f{n}", fields) for n, field in enumerate(form)})
+    except Misfit as misfit:
+        raise BadForm(str(misfit)) from misfit
+
+
+def _said(field: Field, name: str, fields: Mapping[str, str]) -> str | list[int]:
+    if field.kind == "choices":
+        return [n for n in range(len(field.choices)) if f"{name}.{n}" in fields]
+    text = fields.get(name, "")
+    if field.kind == "choice":
+        return [int(text[:4])] if text.isdecimal() else []
+    return _plain(text)
 
 
 def _chosen(asked: InteractionRequested, fields: Mapping[str, str]) -> str:

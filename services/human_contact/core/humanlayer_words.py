@@ -9,7 +9,17 @@ import msgspec
 
 from schemas.ids import digest
 from schemas.interactions import AnswerInteraction, InteractionRequested
+from schemas.visible import visible
+from services.human_contact.core.elicitations import (
+    NO_SECRETS,
+    Misfit,
+    content_of_text,
+    described,
+    host_of,
+    server_line,
+)
 from services.human_contact.core.questions import asking
+from services.human_contact.core.words import buttons, facts
 
 CALL_ID_LENGTH = 26
 _IDS = ("id", "user_id", "slack_user_id", "slack_id", "email", "email_address")
@@ -46,14 +56,36 @@ def spec_of(asked: InteractionRequested, channel: Mapping[str, Any] | None, subj
     if asked.kind == "approval":
         spec: dict[str, Any] = {"fn": asked.tool, "kwargs": _kwargs(asked.arguments)}
     else:
-        spec = {"msg": asked.message}
+        spec = {"msg": message_of(asked)}
         if subject:
             spec["subject"] = subject
-        if asked.choices:
-            spec["response_options"] = [{"name": choice} for choice in asked.choices]
+        if names := options_of(asked):
+            spec["response_options"] = [{"name": name} for name in names]
     if channel is not None:
         spec["channel"] = channel
     return spec
+
+
+def options_of(asked: InteractionRequested) -> tuple[str, ...]:
+    """The answers to choose from, if there are only some."""
+    is_form = asked.kind == "elicitation" and asked.schema is not None
+    return asked.choices if asked.kind == "question" or is_form else buttons(asked)
+
+
+def message_of(asked: InteractionRequested) -> str:
+    """A question as one text: the API has no forms, so what is to be filled in is described, and answered as JSON."""
+    if asked.kind == "question":
+        return asked.message
+    parts = [f"{name}: {value}" for name, value in facts(asked)]
+    if asked.kind == "uncertain":
+        parts += ["", visible(asked.message), "", "Arguments:", visible(asked.arguments) or "(none)"]
+        return "\n".join(parts)
+    parts += ["", server_line(asked), visible(asked.message), ""]
+    if asked.schema is None:
+        parts += [f"It wants you to go to a page of {host_of(asked.url)}; look at the address:", visible(asked.url)]
+    else:
+        parts += [f"Answer with {described(asked)}", "Or answer with the one word: decline", NO_SECRETS]
+    return "\n".join(parts)
 
 
 def answer_of(asked: InteractionRequested, decision: Decision) -> AnswerInteraction | None:
@@ -76,10 +108,34 @@ def answer_of(asked: InteractionRequested, decision: Decision) -> AnswerInteract
     if decision.responded_at is None:
         return None
     text = (decision.response or "").strip() or (decision.response_option_name or "").strip()
+    if asked.kind == "elicitation" and asked.schema is not None:
+        return _filled_in(answer, text)
+    if asked.kind in ("elicitation", "uncertain"):
+        return _decided(answer, asked, decision)
     chosen = _chosen(asked, decision, text)
     if chosen:
         return msgspec.structs.replace(answer, content={"answer": chosen}, comment="")
     return msgspec.structs.replace(answer, action="decline", comment=text)
+
+
+def _decided(answer: AnswerInteraction, asked: InteractionRequested, decision: Decision) -> AnswerInteraction:
+    """Yes, if that was chosen or said and nothing else; any other words are a no, with them as its comment."""
+    yes, no = (name.casefold() for name in options_of(asked))
+    option, text = (decision.response_option_name or "").strip(), (decision.response or "").strip()
+    if (option or text).casefold() == yes:
+        return msgspec.structs.replace(answer, comment=text if option and text.casefold() != yes else "")
+    return msgspec.structs.replace(answer, action="decline", comment="" if text.casefold() == no else text)
+
+
+def _filled_in(answer: AnswerInteraction, text: str) -> AnswerInteraction:
+    """What was written as JSON; an answer that cannot be read is none, because the API takes no second one."""
+    if text.casefold() == "decline":
+        return msgspec.structs.replace(answer, action="decline", comment="")
+    try:
+        content = content_of_text(text)
+    except Misfit as misfit:
+        return msgspec.structs.replace(answer, action="cancel", comment=f"The answer could not be used: {misfit}")
+    return msgspec.structs.replace(answer, content=content, comment="")
 
 
 def _chosen(asked: InteractionRequested, decision: Decision, text: str) -> str:

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import msgspec
 
 from schemas.interactions import AnswerInteraction, InteractionRequested
+from services.human_contact.core.elicitations import Misfit, content_of_text
 from services.human_contact.core.forms import Answerer, answer
 from services.human_contact.core.mails import shows_all
 
@@ -22,9 +23,11 @@ NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", 
 """Codecs that no mail is written in, some of which take minutes for a long text."""
 APPROVE = frozenset(("approve", "approved", "yes"))
 REJECT = frozenset(("reject", "rejected", "no"))
+ACCEPT = frozenset(("accept", "accepted", "yes"))
 
 _ID = re.compile(r"<[^<>\s]{3,2000}>")
 _MARKS = re.compile(r"(-{2,} ?(original message|forwarded message) ?-{2,}|_{20,}|-- ?)", re.IGNORECASE)
+_DECISION = re.compile(r"(?:(run (?:it )?again)|leave (?:it|alone)(?: as it is)?)\b[\s.,;:!-]*", re.IGNORECASE)
 _WORD = re.compile(r"([A-Za-z]+)\b[\s.,;:!-]*(.*)", re.DOTALL)
 
 
@@ -88,9 +91,13 @@ def reply_answer(asked: InteractionRequested, who: Answerer, text: str) -> Answe
     own = own_words(text)
     if not own:
         raise BadReply("There is nothing above the quoted text of your reply.")
-    if asked.kind != "approval":
+    if asked.kind == "question":
         return answer(asked, who, "accept", content={"answer": _choice(asked, own)})
+    if asked.kind == "elicitation":
+        return _filled_in(asked, who, own)
     first, _, rest = own.partition("\n")
+    if asked.kind == "uncertain":
+        first = _plainly(first)
     found = _WORD.fullmatch(first.strip())
     word, more = (found[1].lower(), found[2].strip()) if found else ("", "")
     if word in REJECT:
@@ -99,7 +106,32 @@ def reply_answer(asked: InteractionRequested, who: Answerer, text: str) -> Answe
         if not shows_all(asked):
             raise BadReply("The arguments are too long for a message: look at the page behind the link to approve.")
         return answer(asked, who, "accept")
-    raise BadReply("The first line of a reply is `approve` and nothing else, or `reject` and a comment.")
+    yes, no = ("run again", "leave it") if asked.kind == "uncertain" else ("approve", "reject")
+    raise BadReply(f"The first line of a reply is `{yes}` and nothing else, or `{no}` and a comment.")
+
+
+def _plainly(first: str) -> str:
+    """The first line of a reply about a call whose outcome nobody knows, in the words of an approval."""
+    found = _DECISION.match(first.strip())
+    if found is None:
+        return first
+    return f"{'approve' if found[1] else 'reject'} {first.strip()[found.end() :]}"
+
+
+def _filled_in(asked: InteractionRequested, who: Answerer, own: str) -> AnswerInteraction:
+    first, _, rest = own.partition("\n")
+    if first.strip().rstrip(".!").lower() == "decline":
+        return answer(asked, who, "decline", comment=rest.strip())
+    if asked.schema is None:
+        if first.strip().rstrip(".!").lower() in ACCEPT:
+            return answer(asked, who, "accept")
+        raise BadReply("The first line of a reply is `accept`, when you go there, or `decline`.")
+    try:
+        return answer(asked, who, "accept", content=content_of_text(own))
+    except Misfit as misfit:
+        raise BadReply(
+            f"A reply is `decline`, or a JSON object. {misfit} The page behind the link is easier."
+        ) from misfit
 
 
 def own_words(text: str) -> str:

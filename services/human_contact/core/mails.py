@@ -10,12 +10,14 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from html import escape
+from typing import assert_never
 
 import msgspec
 
 from schemas.interactions import InteractionRequested
 from schemas.visible import visible
-from services.human_contact.core.words import headline, line
+from services.human_contact.core.elicitations import NO_SECRETS, described, host_of, server_line
+from services.human_contact.core.words import buttons, facts, has_arguments, headline, line
 
 SHOWN_MAX = 20_000
 """Characters of arguments or message that a mail shows. What is longer is approved by its page, which shows all."""
@@ -83,29 +85,55 @@ def mail(envelope: Envelope, automatic: str) -> EmailMessage:
 
 
 def _how(asked: InteractionRequested) -> str:
-    if asked.kind != "approval":
-        return "Or reply to this message: what you write above the quoted text is the answer."
-    approve = "`approve`, or " if shows_all(asked) else ""
-    return f"Or reply to this message: its first line is {approve}`reject` and a comment, which the model is told."
+    match asked.kind:
+        case "approval":
+            approve = "`approve`, or " if shows_all(asked) else ""
+            first = f"{approve}`reject` and a comment, which the model is told"
+        case "uncertain":
+            again = "`run again`, or " if shows_all(asked) else ""
+            first = f"{again}`leave it` and a comment, which the model is told"
+        case "elicitation":
+            if asked.schema is not None:
+                return (
+                    f"Or reply to this message, with `decline` or with JSON above the quoted text. {described(asked)}"
+                )
+            first = "`accept`, when you go there, or `decline`"
+        case "question":
+            return "Or reply to this message: what you write above the quoted text is the answer."
+        case _:
+            assert_never(asked.kind)
+    return f"Or reply to this message: its first line is {first}."
 
 
-def _facts(asked: InteractionRequested) -> list[tuple[str, str]]:
-    facts = [("Agent", asked.agent), ("Task", f"{asked.namespace}/{asked.task}"), ("About", asked.title)]
+def _shown(asked: InteractionRequested) -> list[tuple[str, str]]:
+    """What is asked, in pieces, each with its title."""
     if asked.kind == "approval":
-        facts += [("Tool", asked.tool), ("Why, in the model's words", asked.message)]
-    return [(name, visible(value)) for name, value in facts if value]
+        return [("Arguments", _cut(asked.arguments or "(no arguments)"))]
+    pieces = [("Asked", _cut(asked.message))]
+    if asked.kind == "uncertain":
+        pieces.append(("Arguments", _cut(asked.arguments or "(no arguments)")))
+    if asked.kind == "elicitation":
+        pieces.insert(0, ("From", server_line(asked)))
+        if asked.url:
+            pieces.append(
+                (f"It wants you to go to a page of {host_of(asked.url)}; look at the address", _cut(asked.url))
+            )
+        else:
+            pieces.append(("Before you answer", NO_SECRETS))
+    return pieces
 
 
-def _shown(asked: InteractionRequested) -> str:
-    text = visible(asked.arguments or "(no arguments)" if asked.kind == "approval" else asked.message)
+def _cut(text: str) -> str:
+    text = visible(text)
     if len(text) <= SHOWN_MAX:
         return text
     return f"{text[:SHOWN_MAX]}\n… {len(text) - SHOWN_MAX} characters more: see the page."
 
 
 def _links(asked: InteractionRequested, links: MailLinks) -> list[tuple[str, str]]:
-    if asked.kind == "approval":
-        return [("Approve", links.accept), ("Reject", links.decline), ("Look, and decide", links.page)]
+    if has_arguments(asked):
+        yes, no = buttons(asked)
+        return [(yes, links.accept), (no, links.decline), ("Look, and decide", links.page)]
     return [("Answer", links.page)]
 
 
@@ -114,9 +142,9 @@ def _expires(asked: InteractionRequested) -> str:
 
 
 def _text(asked: InteractionRequested, links: MailLinks, how: str) -> str:
-    parts = [f"{name}: {value}" for name, value in _facts(asked)]
-    parts += ["", "Arguments:" if asked.kind == "approval" else "Asked:"]
-    parts += [f"    {one}" for one in _shown(asked).split("\n")]
+    parts = [f"{name}: {value}" for name, value in facts(asked)]
+    for title, shown in _shown(asked):
+        parts += ["", f"{title}:", *(f"    {one}" for one in shown.split("\n"))]
     parts += [
         "",
         *(f"{name}: {url}" for name, url in _links(asked, links)),
@@ -128,10 +156,14 @@ def _text(asked: InteractionRequested, links: MailLinks, how: str) -> str:
 
 
 def _html(asked: InteractionRequested, title: str, links: MailLinks, how: str) -> str:
-    facts = "".join(f"<p><b>{escape(name)}:</b> {escape(value)}</p>" for name, value in _facts(asked))
-    buttons = " &nbsp; ".join(f'<a href="{escape(url)}">{escape(name)}</a>' for name, url in _links(asked, links))
+    listed = "".join(f"<p><b>{escape(name)}:</b> {escape(value)}</p>" for name, value in facts(asked))
+    shown = "".join(
+        f'<p><b>{escape(name)}:</b></p><pre style="white-space:pre-wrap">{escape(text)}</pre>'
+        for name, text in _shown(asked)
+    )
+    buttons_ = " &nbsp; ".join(f'<a href="{escape(url)}">{escape(name)}</a>' for name, url in _links(asked, links))
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head><body>'
-        f'<h3>{escape(title)}</h3>{facts}<pre style="white-space:pre-wrap">{escape(_shown(asked))}</pre>'
-        f"<p>{buttons}</p><p>{escape(how)}</p><p>{escape(_expires(asked))}</p></body></html>\n"
+        f"<h3>{escape(title)}</h3>{listed}{shown}"
+        f"<p>{buttons_}</p><p>{escape(how)}</p><p>{escape(_expires(asked))}</p></body></html>\n"
     )

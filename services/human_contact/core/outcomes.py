@@ -15,8 +15,8 @@ NOBODY_ASKED = "Nobody could be reached within {seconds:.0f} s."
 
 
 def outcome_of(asked: InteractionRequested, answered: InteractionAnswered) -> ApprovalGranted | ToolFinished | None:
-    """What to record; None if the call needs nothing any more."""
-    if answered.via == "withdrawn":
+    """What to record; None if the call needs nothing any more, or whoever carries it out acts on the answer itself."""
+    if answered.via == "withdrawn" or asked.kind in ("elicitation", "uncertain"):
         return None
     if asked.kind == "question":
         return _answer(asked, answered)
@@ -65,6 +65,8 @@ def given_up(
 ) -> InteractionAnswered:
     """The answer to a question that nobody answered in time, or that has not reached anybody."""
     action = {"approve": "accept", "fail": "cancel"}.get(outcome, "decline")
+    if asked.kind in ("elicitation", "uncertain"):
+        action = "cancel"  # nobody has said no
     return InteractionAnswered(
         namespace=asked.namespace,
         task=asked.task,
@@ -73,6 +75,19 @@ def given_up(
         at=at,
         via="expired",
         comment=(NOBODY if anybody else NOBODY_ASKED).format(seconds=waited_s),
+    )
+
+
+def undelivered(asked: InteractionRequested, reason: str, at: datetime) -> InteractionAnswered:
+    """The answer to a question of whoever carries out a call, that no channel takes."""
+    return InteractionAnswered(
+        namespace=asked.namespace,
+        task=asked.task,
+        interaction=asked.interaction,
+        action="cancel",
+        at=at,
+        via="expired",
+        comment=f"Nobody was asked: {reason}",
     )
 
 

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
+from typing import Any, assert_never
+
+import msgspec
 
 from schemas.interactions import COMMENT_LENGTH_MAX, InteractionAnswered, InteractionRequested
 from schemas.visible import visible
+from services.human_contact.core.elicitations import JSON_FIELD, NO_SECRETS, Field, form_of, host_of, server_line
 from services.human_contact.core.tokens import LinkAction
-from services.human_contact.core.words import SCOPES, ending, headline
+from services.human_contact.core.words import SCOPES, buttons, ending, facts, has_arguments, headline
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+TEXT_LENGTH_MAX = 20_000
+INPUT_TYPES = {"email": "email", "uri": "url", "date": "date"}
+"""The inputs of formats that browsers know."""
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;"
@@ -30,19 +41,28 @@ CSP = (
 """The policy that goes with every page."""
 
 
-def question_page(asked: InteractionRequested, action: LinkAction, *, note: str = "", edited: str = "") -> str:
-    """What is asked, and how to answer; with a note on what was wrong with an answer before."""
+def question_page(
+    asked: InteractionRequested, action: LinkAction, *, note: str = "", filled: Mapping[str, str] = NOTHING
+) -> str:
+    """What is asked, and how to answer; with a note on what was wrong with an answer before, which is `filled` in."""
     parts = [_note(note), _facts(asked)]
-    if asked.kind == "approval":
-        parts.append(_approval(asked, action, edited))
-    else:
-        parts.append(_answer(asked, action))
+    match asked.kind:
+        case "approval":
+            parts.append(_approval(asked, action, filled.get("arguments", "")))
+        case "uncertain":
+            parts.append(_decision(asked, action))
+        case "elicitation":
+            parts.append(_elicitation(asked, action, filled))
+        case "question":
+            parts.append(_answer(asked, action))
+        case _:
+            assert_never(asked.kind)
     return _page(headline(asked), "".join(parts))
 
 
 def answered_page(asked: InteractionRequested, answered: InteractionAnswered, *, note: str = "") -> str:
     """What became of it."""
-    return _page(headline(asked), _note(note) + _note(ending(answered)) + _facts(asked))
+    return _page(headline(asked), _note(note) + _note(ending(asked, answered)) + _facts(asked))
 
 
 def plain_page(title: str, text: str) -> str:
@@ -68,14 +88,16 @@ def _note(text: str) -> str:
 
 
 def _facts(asked: InteractionRequested) -> str:
-    facts = [("Agent", asked.agent), ("Task", f"{asked.namespace}/{asked.task}"), ("The task is about", asked.title)]
-    if asked.kind == "approval":
-        facts += [("Tool", asked.tool), ("Why, in the model's words", asked.message)]
-    listed = "".join(f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in facts if value)
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts(asked))
     expires = f"<dt>Open until</dt><dd>{asked.expires.strftime('%Y-%m-%d %H:%M UTC')}</dd>"
-    if asked.kind == "approval":
-        return f"<dl>{listed}{expires}</dl><h2>Arguments</h2><pre>{_text(asked.arguments) or '(none)'}</pre>"
-    return f"<dl>{listed}{expires}</dl><pre>{_text(asked.message)}</pre>"
+    parts = [f"<dl>{listed}{expires}</dl>"]
+    if asked.kind == "elicitation":
+        parts.append(f"<p>{_text(server_line(asked))}</p>")
+    if asked.kind != "approval":
+        parts.append(f"<pre>{_text(asked.message)}</pre>")
+    if has_arguments(asked):
+        parts.append(f"<h2>Arguments</h2><pre>{_text(asked.arguments) or '(none)'}</pre>")
+    return "".join(parts)
 
 
 def _button(value: str, text: str) -> str:
@@ -114,6 +136,89 @@ def _approval(asked: InteractionRequested, action: LinkAction, edited: str) -> s
             "</fieldset>",
         ]
     return f'<form method="post" accept-charset="utf-8">{"".join(parts)}</form>'
+
+
+def _decision(asked: InteractionRequested, action: LinkAction) -> str:
+    again, leave = buttons(asked)
+    parts: list[str] = []
+    if action != "decline":
+        said = "The call is made once more, as it was, whatever the first one has done."
+        parts.append(f"<fieldset><legend>{again}</legend><p>{said}</p>{_button('accept', again)}</fieldset>")
+    if action != "accept":
+        comment = _comment("A comment, which the model is told")
+        parts.append(f"<fieldset><legend>{leave}</legend>{comment}{_button('decline', leave)}</fieldset>")
+    return f'<form method="post" accept-charset="utf-8">{"".join(parts)}</form>'
+
+
+def _elicitation(asked: InteractionRequested, action: LinkAction, filled: Mapping[str, str]) -> str:
+    yes, no = buttons(asked)
+    parts: list[str] = []
+    if action != "decline":
+        inputs = _inputs(asked.schema, filled) if asked.schema is not None else _address(asked.url)
+        parts.append(f"<fieldset><legend>{yes}</legend>{inputs}{_button('accept', yes)}</fieldset>")
+    if action != "accept":
+        parts.append(f"<fieldset><legend>{no}</legend>{_button('decline', no)}</fieldset>")
+    return f'<form method="post" accept-charset="utf-8" novalidate>{"".join(parts)}</form>'
+
+
+def _address(url: str) -> str:
+    """An address, for people to look at before they go there."""
+    host = f"<p>It wants you to go to a page of <strong>{_text(host_of(url)) or '(an unreadable host)'}</strong>:</p>"
+    return f"{host}<pre>{_text(url)}</pre><p>Look at the address before you open it. The button does not open it.</p>"
+
+
+def _inputs(schema: dict[str, Any], filled: Mapping[str, str]) -> str:
+    fields = form_of(schema)
+    warning = f"<p><strong>{NO_SECRETS}</strong></p>"
+    if fields is None:
+        wanted = f"<details><summary>What it has to fit</summary><pre>{_text(_json(schema))}</pre></details>"
+        area = (
+            f'<textarea id="{JSON_FIELD}" name="{JSON_FIELD}" rows="8">\n{_raw(filled.get(JSON_FIELD, ""))}</textarea>'
+        )
+        return f'{warning}{wanted}<p><label for="{JSON_FIELD}">A JSON object</label>{area}</p>'
+    return warning + "".join(_input(n, field, filled) for n, field in enumerate(fields))
+
+
+def _input(n: int, field: Field, filled: Mapping[str, str]) -> str:
+    id_ = f"f{n}"
+    mark = " (required)" if field.required else ""
+    help_ = f"<br><small>{_text(field.help)}</small>" if field.help else ""
+    label = f"{_text(field.label)}{mark}{help_}"
+    if field.kind == "choices":
+        boxes = "".join(
+            f'<br><label><input type="checkbox" name="{id_}.{at}" value="on"{_checked(field, at, id_, filled)}> '
+            f"{_text(choice.label)}</label>"
+            for at, choice in enumerate(field.choices)
+        )
+        return f"<fieldset><legend>{label}</legend>{boxes}</fieldset>"
+    if field.kind == "choice":
+        options = "".join(
+            f'<option value="{at}"{_selected(field, at, id_, filled)}>{_text(choice.label)}</option>'
+            for at, choice in enumerate(field.choices)
+        )
+        control = f'<select id="{id_}" name="{id_}"><option value="">-</option>{options}</select>'
+    else:
+        kind = INPUT_TYPES.get(field.format, "text")
+        value = escape(filled.get(id_, field.default_text()), quote=True)
+        control = f'<input id="{id_}" name="{id_}" type="{kind}" value="{value}" maxlength="{TEXT_LENGTH_MAX}">'
+    return f'<p><label for="{id_}">{label}</label><br>{control}</p>'
+
+
+def _checked(field: Field, at: int, id_: str, filled: Mapping[str, str]) -> str:
+    default: Any = field.default
+    chosen: list[Any] = default if isinstance(default, list) else []  # pyright: ignore[reportUnknownVariableType] - any JSON
+    on = f"{id_}.{at}" in filled if filled else field.choices[at].value in chosen
+    return " checked" if on else ""
+
+
+def _selected(field: Field, at: int, id_: str, filled: Mapping[str, str]) -> str:
+    if filled:
+        return " selected" if filled.get(id_) == str(at) else ""
+    return " selected" if field.default is not None and field.choices[at].value == field.default else ""
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value)).decode()
 
 
 def _raw(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import msgspec
 
@@ -11,6 +11,7 @@ from schemas.events import ApprovalScope
 from schemas.ids import digest
 from schemas.interactions import AnswerInteraction, InteractionAction, InteractionAnswered, InteractionRequested
 from schemas.wire import Strict
+from services.human_contact.core.elicitations import host_of
 from services.human_contact.core.questions import asking
 
 Event = Literal["interaction.asked", "interaction.reminder", "interaction.over"]
@@ -24,7 +25,7 @@ class Posted(Strict, frozen=True, kw_only=True):
     task: str
     action: InteractionAction = "accept"
     content: dict[str, Any] | None = None
-    """Question: `{"answer": "..."}`."""
+    """Question: `{"answer": "..."}`. Elicitation: what fits its schema."""
     arguments: str = ""
     """Approval: other arguments than were shown, as the text of a JSON object."""
     comment: str = ""
@@ -32,7 +33,7 @@ class Posted(Strict, frozen=True, kw_only=True):
     """Who answers, as the receiver knows them."""
     scope: ApprovalScope = "once"
     digest: str = ""
-    """Approval: of what was shown."""
+    """Approval, uncertain: of what was shown."""
 
     def answer(self) -> AnswerInteraction:
         """As the front door takes it."""
@@ -69,10 +70,20 @@ def body(
         "quorum": asked.quorum,
         "allowed": asked.allowed,
     }
-    if asked.kind == "approval":
-        question |= {"tool": asked.tool, "arguments": asked.arguments, "digest": asked.digest}
-    else:
-        question["choices"] = asked.choices
+    match asked.kind:
+        case "approval":
+            question |= {"tool": asked.tool, "arguments": asked.arguments, "digest": asked.digest}
+        case "uncertain":
+            question |= {"tool": asked.tool, "arguments": asked.arguments, "digest": asked.digest}
+            question |= {"server": asked.server, "begun": asked.began, "attempt": asked.attempt}
+        case "elicitation":
+            question |= {"tool": asked.tool, "server": asked.server}
+            question |= {"schema": asked.schema} if asked.schema is not None else {}
+            question |= {"url": asked.url, "host": host_of(asked.url)} if asked.url else {}
+        case "question":
+            question["choices"] = asked.choices
+        case _:
+            assert_never(asked.kind)
     data: dict[str, Any] = {
         "namespace": asked.namespace,
         "channel": channel,

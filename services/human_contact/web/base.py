@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-FIELDS_MAX = 20
+FIELDS_MAX = 200
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ class LinkPages:
         try:
             request = form_answer(found.asked, link.action, who, fields)
         except BadForm as error:
-            page = question_page(found.asked, link.action, note=str(error), edited=fields.get("arguments", ""))
+            page = question_page(found.asked, link.action, note=str(error), filled=fields)
             return _page(422, page) if found.answered is None else _shown(link, found)
         reply = await self._door.answer(link.namespace, request)
         again = await self._door.find(link.namespace, link.task, link.interaction) or found
@@ -62,7 +62,7 @@ class LinkPages:
             return _page(status, answered_page(again.asked, again.answered, note=sentence(reply)))
         if isinstance(reply, Accepted):
             return _page(status, plain_page("Thank you", sentence(reply)))
-        return _page(status, question_page(again.asked, link.action, note=sentence(reply), edited=request.arguments))
+        return _page(status, question_page(again.asked, link.action, note=sentence(reply), filled=fields))
 
 
 def _shown(link: Link, found: Found) -> Reply:

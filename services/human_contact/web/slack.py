@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import html
 import logging
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import msgspec
@@ -20,8 +21,10 @@ from schemas.slack_messages import SlackMessageKind, SlackRef, slack_mac, slack_
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.channels.slack import SlackChannel, posted_at
+from services.human_contact.core.elicitations import Misfit
 from services.human_contact.core.forms import Answerer, BadForm, answer, edited
 from services.human_contact.core.questions import asking
+from services.human_contact.core.slack_forms import block_names, filled_in, has_window
 from services.human_contact.core.slack_signing import is_fresh, is_signed
 from services.human_contact.core.slack_words import INPUT, fits, is_later
 from services.human_contact.door import sentence
@@ -50,8 +53,24 @@ class _Container(msgspec.Struct):
     thread_ts: str = ""
 
 
+class _Option(msgspec.Struct):
+    value: str = ""
+
+
 class _Input(msgspec.Struct):
     value: str | None = None
+    selected_date: str | None = None
+    selected_option: _Option | None = None
+    selected_options: list[_Option] = []
+
+    @property
+    def text(self) -> str:
+        return self.value or self.selected_date or ""
+
+    @property
+    def options(self) -> list[str]:
+        one = [self.selected_option] if self.selected_option is not None else []
+        return [option.value for option in (*one, *self.selected_options)]
 
 
 class _Values(msgspec.Struct):
@@ -161,7 +180,7 @@ class SlackRequests:
         action = pressed.action_id.removeprefix("holdfast_")
         if asked is None:
             text = "The task of this question is not there any more."
-        elif action in ("decline", "answer", "edit"):
+        elif action in ("answer", "edit") or (action == "decline" and asked.kind != "elicitation"):
             try:
                 await channel.open_modal(payload.trigger_id, asked, action)
             except ChannelFailed as failed:
@@ -187,12 +206,22 @@ class SlackRequests:
             return _refused("The task of this question is not there any more.")
         text = (view.state.values.get(INPUT, {}).get(INPUT, _Input()).value or "").strip()
         action = view.callback_id.removeprefix("holdfast_")
+        who = _who(asked, payload.user.id)
         try:
-            wanted = _submitted_answer(asked, action, text, _who(asked, payload.user.id))
+            if asked.kind == "elicitation" and action == "answer":
+                inputs = {name: inside[name] for name, inside in view.state.values.items() if name in inside}
+                wanted = answer(asked, who, "accept", content=filled_in(asked, inputs))
+            else:
+                wanted = _submitted_answer(asked, action, text, who)
+        except Misfit as misfit:
+            names = block_names(asked)
+            return _refusal({names[n]: said for n, said in misfit.wrong.items()})
         except BadForm as error:
             return _refused(str(error))
         refusal = await self._answer(ref, wanted)
-        return _refused(refusal) if refusal else Reply(200)
+        if not refusal:
+            return Reply(200)
+        return _refusal({block_names(asked)[0]: refusal}) if asked.kind == "elicitation" else _refused(refusal)
 
     async def _asked(self, ref: SlackRef) -> InteractionRequested | None:
         found = await self._door.find(ref.namespace, ref.task, ref.interaction)
@@ -301,6 +330,12 @@ def _pressed_answer(asked: InteractionRequested, ref: SlackRef, action: str, use
     who = _who(asked, user)
     if action.startswith("choice_") and 0 <= ref.choice < len(asked.choices):
         return answer(asked, who, "accept", content={"answer": asked.choices[ref.choice]})
+    if asked.kind == "elicitation" and action == "decline":
+        return answer(asked, who, "decline")
+    if asked.kind == "elicitation" and action == "accept" and not has_window(asked):
+        return answer(asked, who, "accept", content=None if asked.schema is None else {})
+    if asked.kind == "uncertain" and action == "accept" and fits(asked):
+        return answer(asked, who, "accept")
     if action in SCOPES and asked.kind == "approval" and fits(asked):
         return answer(asked, who, "accept", scope=SCOPES[action])  # type: ignore[arg-type]  # one of the three
     raise BadForm("This button does not answer the question.")
@@ -324,7 +359,13 @@ def _in_words(asked: InteractionRequested, text: str) -> str:
 
 
 def _refused(text: str) -> Reply:
-    return json_reply({"response_action": "errors", "errors": {INPUT: text[:2_000]}})
+    return _refusal({INPUT: text})
+
+
+def _refusal(wrong: Mapping[str, str]) -> Reply:
+    """What is wrong with what was filled in, by the names of the inputs."""
+    errors = {name: text[:2_000] for name, text in wrong.items()}
+    return json_reply({"response_action": "errors", "errors": errors})
 
 
 async def _whisper(channel: SlackChannel, where: _Container, user: str, text: str) -> None:
