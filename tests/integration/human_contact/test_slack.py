@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,8 +20,6 @@ from schemas.resources import ContactChannel, ContactChannelSpec, Metadata, Ref,
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
 from services.human_contact.core import moves
-from services.human_contact.core.slack_words import Ref as ButtonRef
-from services.human_contact.core.slack_words import metadata
 from tests.support.answering import Answering, answering, secret
 from tests.support.raw_http import response
 from tests.support.slack_server import CHANNEL, SIGNING_SECRET, Slack, said, slack_server
@@ -197,9 +197,11 @@ async def test_what_another_task_of_this_name_was_asked_does_not_answer_it(tmp_p
     async with in_slack(tmp_path) as (people, slack):
         task = await begin(people, (QUESTION, {"message": "What?", "choices": ["yes", "no"]}))
         message = await slack.posted()
-        own = ButtonRef(*json.loads(message["metadata"]["event_payload"]["ref"]))
-        other = metadata(SIGNING_SECRET, msgspec.structs.replace(own, asking="w" * 26))
-        slack.messages.append({**message, "ts": "1600000000.000100", "metadata": other})
+        other = [*json.loads(message["metadata"]["event_payload"]["ref"])[:4], "w" * 26]
+        named = b"holdfast-thread." + msgspec.json.encode(other)
+        mac = hmac.new(SIGNING_SECRET.encode(), named, hashlib.sha256).hexdigest()
+        along = {**message["metadata"], "event_payload": {"ref": json.dumps([*other, -1]), "mac": mac}}
+        slack.messages.append({**message, "ts": "1600000000.000100", "metadata": along})
         await slack.say("yes", thread="1600000000.000100")
         before = slack.pressing(message, "choice_0")
         ref = json.loads(before["actions"][0]["value"])
