@@ -64,6 +64,10 @@ class Gate:
             raise Unfit(414, "The address is too long.")
         return remote
 
+    def holder(self, peer: str) -> str:
+        """Whose a connection is counted as; empty: a proxy's of ours, which holds those of many."""
+        return "" if self._trusted(peer) else _counted(peer)
+
     async def answer(self, received: Received) -> Reply:
         """The answer to a request that was admitted. Raises only what is a mistake of ours."""
         name = received.path.strip("/").split("/", 1)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +27,40 @@ HEAD_BYTES_MAX = 16 * 1024
 HEAD_S = 10.0
 """How long a new connection has for its request's head."""
 BODY_S = 10.0
+CONNECTION_S = 45.0
+"""How long a connection lasts at most: it has one request. Who does not read the answer holds it no longer."""
 CONNECTIONS_MAX = 256
+"""Beyond these, requests are refused; beyond twice as many, connections are."""
+CONNECTIONS_EACH_MAX = 64
+"""Of one address, unless it is a proxy of ours."""
 STOP_S = 5.0
 
 
 class _Protocol(H11Protocol):
-    """Uvicorn's, and it hangs up on those who never say what they want."""
+    """Uvicorn's, and it hangs up on those who never say what they want, never read, or come by the hundred."""
+
+    def __init__(self, gate: Gate, peers: Counter[str], config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config, state, {})
+        self._gate = gate
+        self._peers = peers
+        self._peer = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._head = self.loop.call_later(HEAD_S, self._too_slow)
+        self._end = self.loop.call_later(CONNECTION_S, transport.abort)
+        self._peer = self._gate.holder(self.client[0] if self.client else "")
+        self._peers[self._peer] += 1
+        is_many = bool(self._peer) and self._peers[self._peer] > CONNECTIONS_EACH_MAX
+        if is_many or self._peers.total() > 2 * CONNECTIONS_MAX:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head.cancel()
+        self._end.cancel()
+        self._peers[self._peer] -= 1
+        if not self._peers[self._peer]:
+            del self._peers[self._peer]
         super().connection_lost(exc)
 
     def _too_slow(self) -> None:
@@ -54,6 +76,7 @@ class WebServer:
         self._host = host
         self._port = port
         self._state = ServerState()
+        self._peers: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self.port = 0
         """Once it is started."""
@@ -67,6 +90,7 @@ class WebServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -78,7 +102,7 @@ class WebServer:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: _Protocol(config, self._state, {}, loop), self._host, self._port
+                lambda: _Protocol(self._gate, self._peers, config, self._state), self._host, self._port
             )
         except OSError as error:
             where = f"{self._host}:{self._port}"

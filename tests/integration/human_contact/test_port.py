@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from services.human_contact.web.server import WebServer
 from services.runtime.errors import Broken, Unavailable
 from services.runtime.memory.clock import LoopClock
 from tests.support.answering import answering
+from tests.support.waiting import until
 
 LOOPBACK = "127.0.0.1"
 
@@ -191,3 +194,57 @@ async def test_a_request_in_hand_is_answered_before_the_port_closes() -> None:
 async def test_strangers_learn_nothing(tmp_path: Path, method: str, path: str, status: int) -> None:
     async with answering(tmp_path) as people:
         assert (await people.send(method, path)).status_code == status
+
+
+async def test_who_does_not_read_the_answer_holds_a_connection_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "CONNECTION_S", 0.5)
+
+    async def long(_: Received) -> Reply:
+        return said(200, "x" * 30_000_000)
+
+    async with serving(long) as web:
+        loop = asyncio.get_running_loop()
+        with socket.create_connection((LOOPBACK, web.port)) as connection:
+            connection.setblocking(False)
+            await loop.sock_sendall(connection, b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: bool(web._state.connections), "the connection is open")
+            await until(lambda: not web._state.connections, "the connection is ended")
+
+
+async def test_one_address_holds_so_many_connections_and_the_others_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_EACH_MAX", 3)
+    async with serving() as web:
+        held = [await asyncio.open_connection(LOOPBACK, web.port) for _ in range(3)]
+        await until(lambda: len(web._state.connections) == 3, "three connections are open")
+        reader, writer = await asyncio.open_connection(LOOPBACK, web.port)
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        async with httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(local_address="127.0.0.2"), trust_env=False
+        ) as client:
+            assert (await client.get(f"http://{LOOPBACK}:{web.port}/x")).status_code == 200
+        for _, one in [*held, (reader, writer)]:
+            one.close()
+        await until(lambda: not web._state.connections, "all are closed")
+        assert (await ask(web)).status_code == 200
+        assert not web._peers
+
+
+async def test_a_proxy_of_ours_may_hold_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_EACH_MAX", 3)
+    async with serving(proxies=LOOPBACK) as web:
+        held = [await asyncio.open_connection(LOOPBACK, web.port) for _ in range(6)]
+        assert (await ask(web)).status_code == 200
+        for _, one in held:
+            one.close()
+
+
+async def test_garbage_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as web:
+        assert b"400" in await raw(web, b"no request\r\n\r\n")
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
