@@ -39,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_tls_key: str = ""
     nats_api_prefix: str = "$JS.API"
     """What the JetStream API is called in this process's account (`holdfast nats init`)."""
+    nats_namespace: str = ""
+    """The only namespace that these credentials are for: what is stored is read by asking a planner."""
+    topology: Literal["make", "check"] = "make"
+    """Whether this process makes the streams and consumers that are missing, or waits until a planner has."""
     partitions: int = 1
     """Task streams. Fixed when the streams are first made."""
     stream_replicas: int = 1

@@ -118,7 +118,9 @@ class World:
             self.server.consumer(subjects.NOTIFIER, 0),
             self.server.consumer(subjects.NOTIFIER_TIMERS, None),
         )
-        return not any(one.unfinished for one in consumers) and not any(list(timers.entries()) for timers in self.server.timers)
+        return not any(one.unfinished for one in consumers) and not any(
+            list(timers.entries()) for timers in self.server.timers
+        )
 
     async def until_quiet(self, steps: int = 60) -> None:
         """Let time pass until nothing is to be done."""

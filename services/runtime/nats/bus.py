@@ -87,7 +87,13 @@ class NatsBus:
         """A durable consumer by its name."""
         stream = topology.stream_of(consumer, partition)
         plan = self._plans[stream, consumer]
-        return NatsQueue(self._connection, plan, self._payloads, ack_wait_s=self._settings.ack_wait_s)
+        return NatsQueue(
+            self._connection,
+            plan,
+            self._payloads,
+            ack_wait_s=self._settings.ack_wait_s,
+            repairs=self._settings.topology == "make",
+        )
 
     async def survey(self) -> Survey:
         """All streams and durable consumers as they are."""

@@ -77,7 +77,10 @@ class NatsDelivery:
 class NatsQueue:
     """A durable pull consumer."""
 
-    def __init__(self, connection: Connection, plan: ConsumerPlan, payloads: Payloads, *, ack_wait_s: float) -> None:
+    def __init__(
+        self, connection: Connection, plan: ConsumerPlan, payloads: Payloads, *, ack_wait_s: float, repairs: bool = True
+    ) -> None:
+        """`repairs`: make the consumer again if somebody has removed it."""
         self.name = plan.name
         self.stream = plan.stream
         self.ack_wait_s = ack_wait_s
@@ -86,6 +89,7 @@ class NatsQueue:
         self._payloads = payloads
         self._buffer: deque[NatsDelivery] = deque()
         self._pull = Pull(connection, plan.stream, plan.name, self._received)
+        self._repairs = repairs
         self._pause_s = 0.0
         self._recovered_at = 0.0
         self._closed = False
@@ -129,7 +133,7 @@ class NatsQueue:
         if not self._connection.is_connected or self._closed:
             return
         try:
-            if why.startswith("503") or "Deleted" in why:
+            if self._repairs and (why.startswith("503") or "Deleted" in why):
                 await topology.ensure_consumer(self._connection, self._plan, budget_s=REPAIR_BUDGET_S)
             await self._pull.renew()
         except (Unavailable, Incompatible) as failure:

@@ -6,12 +6,13 @@ and what to do. The number of partitions is written into the metadata of every t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from schemas import subjects
-from services.runtime.errors import Broken
+from services.runtime.errors import Broken, Unavailable
 from services.runtime.nats import api
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.server import (
@@ -37,6 +38,10 @@ ACK_PENDING_MAX = 20_000
 """Messages of one consumer that all replicas together may have in hand, or wait to hand back."""
 PULLS_WAITING_MAX = 512
 PARTITIONS_KEY = "holdfast.partitions"
+
+MADE_S = 60.0
+"""How long a service that may not make streams waits for them."""
+MADE_LOOK_S = 0.2
 
 Durability = Literal["synced", "replicated", "unknown", "volatile"]
 """Acknowledged means: on disk; written by a majority, synced or not; nobody can say; in memory only."""
@@ -77,7 +82,11 @@ SETTING_OF = {"num_replicas": "HOLDFAST_STREAM_REPLICAS", "storage": "HOLDFAST_S
 
 def stream_plans(settings: Settings) -> list[StreamPlan]:
     """All streams."""
-    base: dict[str, Any] = {
+    return [*_task_plans(settings), *_work_plans(settings), *_store_plans(settings)]
+
+
+def _base(settings: Settings) -> dict[str, Any]:
+    return {
         "storage": settings.storage,
         "num_replicas": settings.stream_replicas,
         "retention": "limits",
@@ -87,65 +96,75 @@ def stream_plans(settings: Settings) -> list[StreamPlan]:
         "allow_direct": True,
         "deny_delete": False,
     }
-    bucket = {**base, "discard": "new", "max_msgs_per_subject": 1, "deny_delete": True, "allow_rollup_hdrs": False}
-    tasks = [
-        StreamPlan(
-            subjects.task_stream(partition),
-            {
-                **bucket,
-                "subjects": list(subjects.task_stream_subjects(partition)),
-                "allow_atomic": True,
-                "allow_msg_ttl": False,
-                "metadata": {PARTITIONS_KEY: str(settings.partitions)},
-            },
-            TASKS_CHECKED,
-        )
-        for partition in range(settings.partitions)
-    ]
+
+
+def _bucket(settings: Settings) -> dict[str, Any]:
+    return {
+        **_base(settings),
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "deny_delete": True,
+        "allow_rollup_hdrs": False,
+    }
+
+
+def _task_plans(settings: Settings) -> Iterator[StreamPlan]:
+    for partition in range(settings.partitions):
+        config = {
+            **_bucket(settings),
+            "subjects": list(subjects.task_stream_subjects(partition)),
+            "allow_atomic": True,
+            "allow_msg_ttl": False,
+            "metadata": {PARTITIONS_KEY: str(settings.partitions)},
+        }
+        yield StreamPlan(subjects.task_stream(partition), config, TASKS_CHECKED)
+
+
+def _work_plans(settings: Settings) -> Iterator[StreamPlan]:
+    """Requests, timers, dead letters."""
     requests = {
-        **base,
+        **_base(settings),
         "subjects": list(subjects.REQUESTS_SUBJECTS),
         "retention": "workqueue",
         "duplicate_window": int(REQUEST_DUPLICATES_S * NANOSECONDS),
     }
+    yield StreamPlan(subjects.REQUESTS_STREAM, requests, BASE_CHECKED)
     timers = {
-        **base,
+        **_base(settings),
         "retention": "workqueue",
         "max_msgs_per_subject": 1,
         "allow_msg_schedules": True,
         "allow_msg_ttl": True,
     }
+    for name, captured in subjects.TIMER_STREAMS.items():
+        yield StreamPlan(name, {**timers, "subjects": list(captured)}, (*BASE_CHECKED, "allow_msg_schedules"))
     dead = {
-        **base,
+        **_base(settings),
         "subjects": list(subjects.DEAD_LETTERS_SUBJECTS),
         "max_msgs_per_subject": 1,
         "max_age": DEAD_LETTER_S * NANOSECONDS,
     }
+    yield StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED)
+
+
+def _store_plans(settings: Settings) -> Iterator[StreamPlan]:
+    """Resources, shared limits, payloads."""
     resources = {
-        **bucket,
+        **_bucket(settings),
         "subjects": [f"$KV.{subjects.RESOURCES_BUCKET}.>"],
         "republish": {"src": f"$KV.{subjects.RESOURCES_BUCKET}.>", "dest": f"{subjects.RESOURCE_NEWS}>"},
     }
-    flow = {**bucket, "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"]}
+    yield StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct", "republish"))
+    flow = {**_bucket(settings), "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"]}
+    yield StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct"))
     payloads = {
-        **base,
+        **_base(settings),
         "subjects": [f"$O.{subjects.PAYLOADS_BUCKET}.>"],
         "discard": "new",
         "max_msgs_per_subject": 1,
         "allow_msg_ttl": True,
     }
-    return [
-        *tasks,
-        StreamPlan(subjects.REQUESTS_STREAM, requests, BASE_CHECKED),
-        *(
-            StreamPlan(name, {**timers, "subjects": list(captured)}, (*BASE_CHECKED, "allow_msg_schedules"))
-            for name, captured in subjects.TIMER_STREAMS.items()
-        ),
-        StreamPlan(subjects.DEAD_LETTERS_STREAM, dead, BASE_CHECKED),
-        StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct", "republish")),
-        StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct")),
-        StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct", "allow_msg_ttl")),
-    ]
+    yield StreamPlan(payloads_stream(), payloads, (*BASE_CHECKED, "allow_direct", "allow_msg_ttl"))
 
 
 def resources_stream() -> str:
@@ -200,9 +219,7 @@ def _consumer_plans(settings: Settings) -> Iterator[ConsumerPlan]:
     yield _consumer(
         settings, subjects.PEOPLE_TIMERS_STREAM, subjects.HUMAN_CONTACT_TIMERS, subjects.PEOPLE_TIMERS_FIRED
     )
-    yield _consumer(
-        settings, subjects.NOTIFY_TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER
-    )
+    yield _consumer(settings, subjects.NOTIFY_TIMERS_STREAM, subjects.NOTIFIER_TIMERS, subjects.NOTIFIER_TIMERS_FILTER)
 
 
 def _consumer(settings: Settings, stream: str, name: str, filter_: str) -> ConsumerPlan:
@@ -225,12 +242,19 @@ def _consumer(settings: Settings, stream: str, name: str, filter_: str) -> Consu
 
 
 async def ensure(connection: Connection, settings: Settings) -> None:
-    """Make what is missing; raises `Incompatible` for what exists and is not as it must be."""
+    """Make what is missing, or wait for it; raises `Incompatible` for what exists and is not as it must be.
+
+    Under `HOLDFAST_TOPOLOGY=check` somebody else makes it: raises `Unavailable` if nobody has in `MADE_S`.
+    """
     check_server(connection)
     for plan in stream_plans(settings):
-        await _ensure_stream(connection, plan)
-    for consumer in consumer_plans(settings):
-        await ensure_consumer(connection, consumer)
+        if settings.topology == "check":
+            await _wait_for_stream(connection, plan)
+        else:
+            await _ensure_stream(connection, plan)
+    if settings.topology == "make":
+        for consumer in consumer_plans(settings):
+            await ensure_consumer(connection, consumer)
 
 
 def check_server(connection: Connection) -> None:
@@ -254,6 +278,24 @@ async def _ensure_stream(connection: Connection, plan: StreamPlan) -> None:
             raise Incompatible(f"cannot look at stream {plan.name}: {refusal}") from refusal
         found = await _create_stream(connection, plan)
     _check_stream(plan, found["config"])
+
+
+async def _wait_for_stream(connection: Connection, plan: StreamPlan) -> None:
+    """Wait until a planner has made a stream, and check it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + MADE_S
+    while True:
+        try:
+            found = await api.ask(connection, f"STREAM.INFO.{plan.name}")
+        except api.ApiRefused as refusal:
+            if refusal.err_code != api.STREAM_NOT_FOUND:
+                raise Incompatible(f"cannot look at stream {plan.name}: {refusal}") from refusal
+        else:
+            _check_stream(plan, found["config"])
+            return
+        if loop.time() > deadline:
+            raise Unavailable(f"there is no stream {plan.name}: a planner makes it, and none has for {MADE_S:g} s")
+        await asyncio.sleep(MADE_LOOK_S)
 
 
 async def _create_stream(connection: Connection, plan: StreamPlan) -> api.Json:

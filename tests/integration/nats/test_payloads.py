@@ -70,9 +70,7 @@ async def test_a_large_state_and_large_commands_are_committed(
     assert taken == {command.subject: command.data for command in commands}
 
 
-async def test_a_large_request_and_a_large_dead_letter_arrive(
-    server: NatsServer, connected: Connect
-) -> None:
+async def test_a_large_request_and_a_large_dead_letter_arrive(server: NatsServer, connected: Connect) -> None:
     bus = await connected(server.url)
     await bus.signals.store(subjects.submit("default"), LARGE)
     (request,) = await (await bus.queue(PLANNER_REQUESTS)).take(1)
