@@ -30,7 +30,7 @@ from schemas.events import (
     ToolStarted,
     WindowCompacted,
 )
-from schemas.flow import NamespaceFlow, PoolFlow
+from schemas.flow import MailboxLease, NamespaceFlow, PoolFlow
 from schemas.interactions import (
     AnswerInteraction,
     InteractionAnswered,
@@ -710,6 +710,17 @@ _OTHER_CHANNELS = (
         messages=(NamespaceFlow,),
         published_by=("llm-gateway",),
         consumed_by=("llm-gateway", "cli"),
+        delivery="at-revision",
+        kept="until it is deleted",
+        stream=_FLOW_STREAM,
+    ),
+    Channel(
+        name="mailbox-leases",
+        address=_FLOW + subjects.flow_mailbox(_NAMESPACE, "{name}"),
+        title="Which replica looks into a contact channel's mailbox",
+        messages=(MailboxLease,),
+        published_by=("human-contact",),
+        consumed_by=("human-contact",),
         delivery="at-revision",
         kept="until it is deleted",
         stream=_FLOW_STREAM,

@@ -92,6 +92,13 @@ class PoolFlow(Flow, frozen=True, kw_only=True, tag="flow.pool.v1"):
     """A pool: a provider's account and model. All LLMs that use the same key for the same model share it."""
 
 
+class MailboxLease(Wire, frozen=True, kw_only=True):
+    """Who looks into a contact channel's mailbox, and until when."""
+
+    by: str
+    until: Instant
+
+
 class NamespaceFlow(Flow, frozen=True, kw_only=True, tag="flow.namespace.v1"):
     """A namespace."""
 

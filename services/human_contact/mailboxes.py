@@ -11,7 +11,9 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from schemas.wire import Instant, Malformed, Wire, decode, encode
+from schemas.flow import MailboxLease
+from schemas.subjects import flow_mailbox
+from schemas.wire import Malformed, decode, encode
 from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.core.mail_replies import Mail, mail_of
 from services.human_contact.replies import Replies
@@ -36,13 +38,6 @@ MAILS_MAX = 50
 """Messages that are fetched in one visit, the newest."""
 SKIPPED_MAX = 10_000
 """Messages that are remembered as nobody's."""
-
-
-class MailboxLease(Wire, frozen=True, kw_only=True):
-    """Who looks into a mailbox, and until when."""
-
-    by: str
-    until: Instant
 
 
 class Mailboxes:
@@ -132,7 +127,7 @@ class Mailboxes:
 
     async def _leased(self, key: ChannelKey) -> bool:
         """Whether it is this replica's turn."""
-        name = f"mailbox.{key.namespace}.{key.name}"
+        name = flow_mailbox(key.namespace, key.name)
         entry = await self._bus.flow.get(name)
         now = self._bus.clock.now()
         if entry is not None and entry.data is not None and not self._free(entry.data, now):

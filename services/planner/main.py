@@ -9,6 +9,7 @@ from schemas import subjects
 from services.planner.agents import Agents
 from services.planner.events import Events
 from services.planner.gauges import Gauges
+from services.planner.reading import Reading
 from services.planner.reconciler import Reconciler
 from services.planner.requests import Requests
 from services.planner.steps import Steps
@@ -44,7 +45,8 @@ class Planner:
             every_s=runtime.settings.reconcile_s,
             retention_s=runtime.settings.retention_s,
         )
-        self._unsubscribe: Unsubscribe | None = None
+        self._reading = Reading(runtime.bus, runtime.resources)
+        self._unsubscribes: list[Unsubscribe] = []
 
     def subscriptions(self) -> Sequence[Subscription]:
         """Events by partition, requests, timers."""
@@ -59,18 +61,21 @@ class Planner:
         ]
 
     async def start(self) -> None:
-        """Listen for requests, keep agents' statuses, walk, and look at the bus."""
-        self._unsubscribe = await self._bus.signals.subscribe(
-            subjects.ASK_ALL, self._requests.on_ask, queue=subjects.ASK_QUEUE
-        )
+        """Listen for requests and reads, keep agents' statuses, walk, and look at the bus."""
+        for subject, handler in (
+            (subjects.ASK_ALL, self._requests.on_ask),
+            (subjects.READ_ALL, self._reading.on_read),
+        ):
+            self._unsubscribes.append(await self._bus.signals.subscribe(subject, handler, queue=subjects.ASK_QUEUE))
         self._agents.start(self.reconciler.wake)
         self.reconciler.start()
         self.gauges.start()
 
     async def stop(self) -> None:
         """End all that."""
-        if self._unsubscribe is not None:
-            await self._unsubscribe()
+        while self._unsubscribes:
+            await self._unsubscribes.pop()()
+        await self._reading.close()
         await self._agents.stop()
         await self.gauges.stop()
         await self.reconciler.stop()

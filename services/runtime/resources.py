@@ -91,6 +91,10 @@ class Resources:
         """Every resource of a kind, with its revision, in no order."""
         return [(known.resource, known.revision) for known in self._specs.values() if isinstance(known.resource, kind)]
 
+    def keys(self, namespace: str) -> Iterable[str]:
+        """The keys of all resources of a namespace, and of what is said of them, in no order."""
+        return [".".join(key) for key in (*self._specs, *self._statuses) if key.namespace == namespace]
+
     def status(self, kind: str, namespace: str, name: str) -> ResourceStatus | None:
         """What its owner says of it; None when it says nothing yet, or spoke of an earlier specification."""
         status = self._statuses.get(ResourceKey("status", kind, namespace, name))

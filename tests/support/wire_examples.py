@@ -34,7 +34,7 @@ from schemas.events import (
     ToolStarted,
     WindowCompacted,
 )
-from schemas.flow import NamespaceFlow, PoolFlow
+from schemas.flow import MailboxLease, NamespaceFlow, PoolFlow
 from schemas.interactions import (
     AnswerInteraction,
     InteractionAnswered,
@@ -51,6 +51,7 @@ from schemas.notifications import (
     NotificationPending,
     Notify,
 )
+from schemas.reading import ReadEntries, ReadSettings, ReadStored, ReadSubjects
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, SendMessage, SubmitTask, TaskSpec
 from schemas.resources import (
     LLM,
@@ -91,11 +92,12 @@ from schemas.wire import encode
 from tests.support.wire_first import AT, FIRST, SPARE, TASK
 from tests.support.wire_notifications import NOTIFICATIONS
 from tests.support.wire_people import PEOPLE
+from tests.support.wire_reading import READING
 from tests.support.wire_second import SECOND
 from tests.support.wire_threads import THREADS
 
 GOLDEN = Path(__file__).parents[1] / "conformance" / "wire" / "golden"
-RELEASES = (FIRST, SECOND, NOTIFICATIONS, PEOPLE, THREADS)
+RELEASES = (FIRST, SECOND, NOTIFICATIONS, PEOPLE, THREADS, READING)
 
 
 NOTIFICATION: dict[str, Any] = {
@@ -203,6 +205,11 @@ MINIMAL: tuple[msgspec.Struct, ...] = (
     Quota(metadata=Metadata(name="default"), spec=QuotaSpec()),
     PoolFlow(),
     NamespaceFlow(),
+    MailboxLease(by="", until=AT),
+    ReadStored(),
+    ReadSettings(partitions=1),
+    ReadEntries(entries=()),
+    ReadSubjects(subjects=()),
     Notify(**TASK, event="task.finished", at=AT),
     NotificationPending(**NOTIFICATION, due=AT, give_up_at=AT),
     NotificationDelivered(**NOTIFICATION, at=AT),

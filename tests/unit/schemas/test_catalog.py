@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from typing import get_args
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import schemas
 from schemas import subjects
 from schemas.catalog import CHANNELS, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, PLACEHOLDERS, Channel, messages
 from schemas.messages import ImagePart, Message, TextPart
+from schemas.reading import ReadWhat
 from schemas.subjects import TaskSubjects
 from services.runtime.nats import payloads, server, topology
 from services.runtime.settings import Settings
@@ -85,9 +87,11 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         f"$KV.{subjects.RESOURCES_BUCKET}.{subjects.status_key('LLM', 'team-a', 'gpt.5')}": "resource-statuses",
         f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_pool('0123abcd')}": "flow-pools",
         f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_namespace('team-a')}": "flow-namespaces",
+        f"$KV.{subjects.FLOW_BUCKET}.{subjects.flow_mailbox('team-a', 'oncall')}": "mailbox-leases",
+        **{subjects.read("team-a", what): f"read-{what}" for what in get_args(ReadWhat)},
     }
     assert {subject: channels_of(subject) for subject in said} == {subject: [name] for subject, name in said.items()}
-    assert {*said.values(), "replies", "task-texts", "holders"} == {channel.name for channel in CHANNELS}
+    assert {*said.values(), "replies", "reads", "task-texts", "holders"} == {channel.name for channel in CHANNELS}
 
 
 @every_channel
