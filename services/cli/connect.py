@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +16,11 @@ from services.cli.exits import ExitCode, Stop
 from services.cli.statedir import running_dev
 from services.runtime.errors import Unavailable
 from services.runtime.settings import BadSettings, Settings
+
+if TYPE_CHECKING:
+    from services.cli.tenant import TenantBus
+    from services.runtime.nats.bus import NatsBus
+    from services.runtime.ports import Bus
 
 KNOCK_S = 2.0
 DEFAULT_PORT = 4222
@@ -61,7 +67,12 @@ async def connected(options: ServerOptions, environ: Mapping[str, str] = os.envi
     from services.runtime.nats.topology import Incompatible  # noqa: PLC0415
 
     try:
-        bus = await attach(settings, service="cli")
+        if settings.nats_namespace:
+            from services.cli.tenant import attached  # noqa: PLC0415 - as above
+
+            bus: NatsBus | TenantBus = await attached(settings)
+        else:
+            bus = await attach(settings, service="cli")
     except Unavailable as error:
         raise Stop(f"{error}: check the address and the credentials", ExitCode.UNREACHABLE) from error
     except NothingThere as error:
@@ -70,7 +81,7 @@ async def connected(options: ServerOptions, environ: Mapping[str, str] = os.envi
     except Incompatible as error:
         raise Stop(str(error), ExitCode.REFUSED) from error
     try:
-        yield Client(bus)
+        yield Client(cast("Bus", bus))
     finally:
         await bus.close()
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schemas.wire import Malformed
-from services.cli.commands import approvals, deadletters, inbox, resources, send, serving, tasks, usage
+from services.cli.commands import approvals, deadletters, inbox, nats, resources, send, serving, tasks, usage
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
@@ -54,6 +54,7 @@ for command in (tasks.run, tasks.submit, send.send, tasks.watch, tasks.cancel, t
     add(app, command, panel=TASKS)
 for command in (inbox.inbox, approvals.approve, approvals.reject, inbox.answer):
     add(app, command, panel=PEOPLE)
+app.add_typer(nats.app, name="nats", rich_help_panel=SETUP)
 app.add_typer(deadletters.app, name="dlq", rich_help_panel=REPAIR)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, get_type_hints
@@ -15,6 +16,8 @@ import typer
 from services.cli.connect import ServerOptions
 
 DEFAULT_NAMESPACE = "default"
+OWN_NAMESPACE = "HOLDFAST_NATS_NAMESPACE"
+"""Set for credentials that are for one namespace only: then it is the default."""
 _SERVER = "Server"
 
 
@@ -82,7 +85,7 @@ def _shared(
         nats_tls_cert=tls_cert,
         nats_tls_key=tls_key,
     )
-    return Target(server, namespace)
+    return Target(server, namespace or os.environ.get(OWN_NAMESPACE) or None)
 
 
 _SHARED = inspect.signature(_shared, eval_str=True).parameters

@@ -27,6 +27,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "anyio": ("services/tool_executor/mcp/",),
     "anthropic": ("services/llm_gateway/providers/anthropic.py",),
     "attrs": ("services/runtime/json_schema.py",),
+    "cryptography": ("services/cli/nats/certificates.py",),
     "httpx2": (
         "services/human_contact/channels/slack_api.py",
         "services/llm_gateway/providers/",
@@ -41,6 +42,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "mcp_types": ("services/tool_executor/mcp/",),
     "msgspec": ("schemas/", "services/"),
     "nats": ("services/runtime/nats/",),
+    "nkeys": ("services/cli/nats/setup.py",),
     "openai": ("services/llm_gateway/providers/openai.py",),
     "opentelemetry": ("services/runtime/telemetry/otel.py",),
     "prometheus_client": (

@@ -1,0 +1,1 @@
+"""Setting up a NATS server that isolates services and tenants from each other."""
