@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from schemas.ids import check_token, partition_of
+from schemas.events import TaskFollowed, TaskSubmitted, ThreadBegun
+from schemas.ids import check_token, partition_of, thread_key
 from schemas.interactions import (
     AnswerInteraction,
     InteractionAnswered,
@@ -14,9 +15,10 @@ from schemas.interactions import (
     InteractionStep,
     parse_interaction_id,
 )
-from schemas.requests import Accepted, Reply
-from schemas.subjects import TaskSubjects, ask
+from schemas.requests import Accepted, Reply, SendMessage
+from schemas.subjects import MSG_ID, TaskSubjects, ask, thread_anchor
 from schemas.wire import decode, decoder_of
+from services.runtime.conversations import state_of
 from services.runtime.telemetry.traces import trace_headers
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from services.runtime.ports import Bus
 
 ANSWER_S = 5.0
+THREAD_MAX = 200
+"""Tasks of a thread that are walked through."""
 
 _decode_reply: Callable[[bytes], Reply] = decoder_of(Reply)
 
@@ -38,12 +42,13 @@ class Found(NamedTuple):
     """The channels that it was given to."""
 
 
-class OpenQuestion(NamedTuple):
-    """A question that nobody has answered."""
+class ShownQuestion(NamedTuple):
+    """A question that a channel has shown."""
 
     asked: InteractionRequested
     place: str
     """Where the channel keeps it."""
+    answered: InteractionAnswered | None = None
 
 
 class FrontDoor:
@@ -77,24 +82,72 @@ class FrontDoor:
             tuple(decode(step.data, InteractionStep).channel for step in steps),
         )
 
-    async def open_questions(self, namespace: str, task: str, channel: str) -> list[OpenQuestion]:
-        """What a task asks of people by a channel, and has no answer to."""
+    async def questions(self, namespace: str, task: str, channel: str) -> list[ShownQuestion]:
+        """What a task has asked of people by a channel, answered or not."""
         try:
             place = self._task(namespace, task)
         except ValueError:
             return []
         entries = await self._bus.log(place.partition).last([f"{place.root}.int.{place.task}.>"])
         by_subject = {entry.subject: entry.data for entry in entries}
-        found: list[OpenQuestion] = []
+        found: list[ShownQuestion] = []
         for subject, data in by_subject.items():
             root, _, what = subject.rpartition(".")
-            if what != "asked" or f"{root}.answered" in by_subject:
+            if what != "asked":
                 continue
             records = (record for name, record in by_subject.items() if name.startswith(f"{root}.step."))
             steps = [step for step in (decode(one, InteractionStep) for one in records) if step.channel == channel]
             if steps:
-                found.append(OpenQuestion(decode(data, InteractionRequested), steps[0].place))
+                said = by_subject.get(f"{root}.answered")
+                answered = decode(said, InteractionAnswered) if said is not None else None
+                found.append(ShownQuestion(decode(data, InteractionRequested), steps[0].place, answered))
         return found
+
+    # --- threads ---
+
+    async def say(self, namespace: str, request: SendMessage, *, message_id: str, timeout_s: float) -> Reply:
+        """Say something in a thread, once for each message id; what the planner says to it. Raises `Unavailable`."""
+        data, headers = msgspec.json.encode(request), {MSG_ID: message_id, **trace_headers()}
+        answer = await self._bus.signals.request(ask(namespace, "send"), data, headers, timeout_s=timeout_s)
+        return _decode_reply(answer.data)
+
+    async def told_by(self, namespace: str, task: str) -> str:
+        """The contact channel that is told what becomes of a task; empty if there is none, or no such task."""
+        try:
+            place = self._task(namespace, task)
+        except ValueError:
+            return ""
+        state = await state_of(self._bus.log(place.partition), place)
+        return state.contact_channel if state is not None else ""
+
+    async def is_told(self, namespace: str, task: str, notification: str) -> bool:
+        """Whether a notification is one of a task that is there: names of tasks come again, their ids do not."""
+        try:
+            place = self._task(namespace, task)
+            check_token("notification", notification)
+        except ValueError:
+            return False
+        return await self._bus.log(place.partition).get(place.notification(notification)) is not None
+
+    async def begun(self, namespace: str, thread_id: str) -> TaskSubmitted | None:
+        """The task that began a thread which a caller has given this name, or None."""
+        key = thread_key(thread_id)
+        partition = partition_of(namespace, key, self._bus.partitions)
+        entry = await self._bus.log(partition).get(thread_anchor(partition, namespace, key))
+        return decode(entry.data, ThreadBegun).submitted if entry is not None else None
+
+    async def thread_from(self, namespace: str, task: str) -> list[str]:
+        """A task and those that go on from it, one after another."""
+        try:
+            place = self._task(namespace, task)
+        except ValueError:
+            return []
+        names = [task]
+        log = self._bus.log(place.partition)
+        while len(names) < THREAD_MAX and (entry := await log.get(place.followed)) is not None:
+            names.append(decode(entry.data, TaskFollowed).submitted.task)
+            place = TaskSubjects(place.partition, namespace, names[-1])
+        return names
 
     def _task(self, namespace: str, task: str) -> TaskSubjects:
         check_token("namespace", namespace)

@@ -8,7 +8,7 @@ import hmac
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -73,8 +73,9 @@ class Slack:
         if message["channel"] != CHANNEL:
             return said(ok=False, error="channel_not_found")
         check_blocks(message.get("blocks", []))
-        if thread := message.get("thread_ts"):
-            assert any(one["ts"] == thread and "thread_ts" not in one for one in self.messages), "no such thread"
+        thread = message.get("thread_ts")
+        if thread and not any(one["ts"] == thread and "thread_ts" not in one for one in self.messages):
+            return said(ok=False, error="thread_not_found")
         self._n += 1
         message["ts"] = f"1700000000.{self._n:06}"
         self.messages.append(message)
@@ -152,8 +153,14 @@ class Slack:
         }
 
     async def submit(self, view: Message, text: str | None, user: str = "UANN", **signing: Any) -> httpx2.Response:
-        """Send the window that was opened."""
-        values = {"text": {"text": {"type": "plain_text_input", "value": text}}}
+        """Send the window that was opened, with a text in its one input."""
+        return await self.fill_in(view, {"text": {"type": "plain_text_input", "value": text}}, user, **signing)
+
+    async def fill_in(
+        self, view: Message, inputs: Mapping[str, Message], user: str = "UANN", **signing: Any
+    ) -> httpx2.Response:
+        """Send the window that was opened, with the state of these inputs, whose blocks are named like them."""
+        values = {name: {name: state} for name, state in inputs.items()}
         payload: Message = {
             "type": "view_submission",
             "team": {"id": "T1"},
@@ -252,13 +259,48 @@ def check_view(view: Message) -> None:
     for part in ("title", "submit", "close"):
         check_text(view[part], 24, plain=True)
     assert len(view["private_metadata"]) <= 3000
+    assert 1 <= len(view["blocks"]) <= 100
+    names = [block["block_id"] for block in view["blocks"] if block["type"] == "input"]
+    assert len(set(names)) == len(names)
     for block in view["blocks"]:
+        if block["type"] == "section":
+            check_text(block["text"], 3000, plain=True)
+            continue
         assert block["type"] == "input"
         check_text(block["label"], 2000, plain=True)
-        check_text(block["hint"], 2000, plain=True)
-        field = block["element"]
-        assert field["type"] == "plain_text_input"
-        assert len(field.get("initial_value", "")) <= field["max_length"] <= 3000
+        if "hint" in block:
+            check_text(block["hint"], 2000, plain=True)
+        check_element(block["element"])
+
+
+def check_element(field: Message) -> None:
+    """The limits of an input."""
+    allowed = {
+        "plain_text_input": {"multiline", "max_length", "initial_value"},
+        "number_input": {"is_decimal_allowed", "initial_value"},
+        "email_text_input": {"initial_value"},
+        "url_text_input": {"initial_value"},
+        "datepicker": {"initial_date"},
+        "static_select": {"options", "initial_option"},
+        "multi_static_select": {"options", "initial_options"},
+    }[field["type"]]
+    assert set(field) - {"type", "action_id"} <= allowed, field
+    assert len(field["action_id"]) <= 255
+    if "initial_value" in field:
+        assert 1 <= len(field["initial_value"]) <= field.get("max_length", 3000)
+    assert field.get("max_length", 3000) <= 3000
+    if field["type"] == "number_input":
+        assert isinstance(field["is_decimal_allowed"], bool)
+        float(field.get("initial_value", "0"))
+    if "initial_date" in field:
+        date.fromisoformat(field["initial_date"])
+    if "options" in field:
+        assert 1 <= len(field["options"]) <= 100
+        for option in field["options"]:
+            check_text(option["text"], 75, plain=True)
+            assert 1 <= len(option["value"]) <= 75
+        assert field.get("initial_option", field["options"][0]) in field["options"]
+        assert all(one in field["options"] for one in field.get("initial_options", []))
 
 
 @asynccontextmanager

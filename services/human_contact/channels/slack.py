@@ -101,6 +101,11 @@ class SlackChannel:
         """What a question's buttons carry."""
         return SlackRef(self.key.namespace, self.key.name, asked.task, asked.interaction, asking(asked))
 
+    @property
+    def posts_to(self) -> str:
+        """The id of the channel that it posts to."""
+        return self._to
+
     async def bot_user(self) -> str:
         """The bot's user id. Raises `ChannelFailed`."""
         if not self._bot_user:

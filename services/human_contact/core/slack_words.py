@@ -23,6 +23,7 @@ SECTION_MAX = 2_900
 SECTIONS_MAX = 4
 EDITABLE_MAX = 2_900
 BUTTON_MAX = 70
+CLOCKS_DIFFER_S = 300.0
 INPUT = "text"
 """The block and action id of a modal's one input."""
 
@@ -35,6 +36,20 @@ def is_later(ts: str, other: str) -> bool:
         return Decimal(ts) > Decimal(other)
     except InvalidOperation:
         return False
+
+
+def was_said_to(answered: InteractionAnswered, ts: str, user: str, words: str) -> bool:
+    """Whether a message was said while a question was open: it is the answer, coming again, or one that was too late.
+
+    The clocks of Slack and ours may differ, so the same words of the same person are that for a while longer.
+    """
+    try:
+        after_s = float(ts) - answered.at.timestamp()
+    except ValueError:
+        return True
+    said = (answered.content or {}).get("answer")
+    same = answered.by == user and isinstance(said, str) and said.casefold() == words.casefold()
+    return after_s <= (CLOCKS_DIFFER_S if same else 0.0)
 
 
 def question_blocks(asked: InteractionRequested, ref: SlackRef) -> list[Block]:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from schemas.ids import digest
 from schemas.interactions import AnswerInteraction, InteractionRequested
 from schemas.requests import Accepted
 from schemas.slack_messages import SlackMessageKind, SlackRef, slack_mac, slack_ref_of
@@ -26,8 +27,10 @@ from services.human_contact.core.forms import Answerer, BadForm, answer, edited
 from services.human_contact.core.questions import asking
 from services.human_contact.core.slack_forms import block_names, filled_in, has_window
 from services.human_contact.core.slack_signing import is_fresh, is_signed
-from services.human_contact.core.slack_words import INPUT, fits, is_later
+from services.human_contact.core.slack_words import INPUT, fits, is_later, was_said_to
 from services.human_contact.door import sentence
+from services.human_contact.threads import Reply as Said
+from services.human_contact.threads import Threads
 from services.human_contact.web.base import Handler, Received, Reply, Unfit, json_reply, said
 from services.human_contact.web.reception import Reception
 
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 1.8
 """How long the planner has; Slack waits for three seconds."""
 WHISPER_S = 0.9
+BUTTONS_DECIDE = "The agent is told of it. What is asked in this thread is decided by its buttons only."
 SCOPES = {"accept": "once", "accept_task": "task", "accept_arguments": "arguments"}
 
 
@@ -119,6 +123,7 @@ class SlackRequests:
         self._door = reception.door
         self._channels = reception.channels
         self._clock = reception.clock
+        self._threads = Threads(reception.door, reception.channels, reception.clock)
 
     async def handle(self, received: Received) -> Reply:
         """Take a request that Slack has signed."""
@@ -249,28 +254,44 @@ class SlackRequests:
         return Reply(200)
 
     async def _replied(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> None:
-        ref = await self._thread(message, signers)
-        if ref is None or await self._asked(ref) is None:
+        ref = await self._thread(message, signers) or await self._named(message, signers)
+        if ref is None:
             return
-        channel = signers[ChannelKey(ref.namespace, ref.channel)]
-        open_ = await self._door.open_questions(ref.namespace, ref.task, ref.channel)
+        key = ChannelKey(ref.namespace, ref.channel)
+        words = html.unescape(message.text).strip()
+        tasks = await self._door.thread_from(ref.namespace, ref.task)
+        shown = [one for task in tasks for one in await self._door.questions(ref.namespace, task, ref.channel)]
         # What was said before a question was asked, and comes again, does not answer it.
         questions = [
-            one.asked for one in open_ if one.asked.kind == "question" and is_later(message.ts, posted_at(one.place))
+            one for one in shown if one.asked.kind == "question" and is_later(message.ts, posted_at(one.place))
         ]
-        if not questions:
-            return
-        if len(questions) > 1:
+        open_ = [one.asked for one in questions if one.answered is None]
+        if len(open_) > 1:
             text = "Several questions are open in this thread: answer each with its buttons."
-        else:
-            (asked,) = questions
-            answered = _in_words(asked, html.unescape(message.text).strip())
-            request = answer(asked, _who(asked, message.user), "accept", content={"answer": answered})
+        elif open_:
+            (asked,) = open_
+            request = answer(asked, _who(asked, message.user), "accept", content={"answer": _in_words(asked, words)})
             text = await self._answer(ref, request)
-        await _whisper(channel, _Container(message.channel, message.thread_ts), message.user, text)
+        elif any(was_said_to(one.answered, message.ts, message.user, words) for one in questions if one.answered):
+            return
+        else:
+            id_ = digest("slack", *key, message.channel, message.ts)
+            told = await self._threads.say(Said(channel=key, task=ref.task, by=message.user, text=words, id=id_))
+            undecided = any(one.asked.kind != "question" and one.answered is None for one in shown)
+            text = BUTTONS_DECIDE if told == "" and undecided else told or ""
+        await _whisper(signers[key], _Container(message.channel, message.thread_ts), message.user, text)
+
+    async def _named(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> SlackRef | None:
+        """The task of a thread that a person began: its caller has given the thread the name that Slack has for it."""
+        for key, channel in signers.items():
+            if channel.posts_to == message.channel and self._threads.wants(key):
+                begun = await self._door.begun(key.namespace, message.thread_ts)
+                if begun is not None and begun.spec.contact_channel == key.name:
+                    return SlackRef(key.namespace, key.name, begun.task)
+        return None
 
     async def _thread(self, message: _Message, signers: dict[ChannelKey, SlackChannel]) -> SlackRef | None:
-        """The question that a thread began with, if it is one of ours."""
+        """What the message is about that a thread began with, if it is one of ours and its task is still there."""
         bots: set[str] = set()
         for key, channel in signers.items():
             try:
@@ -285,8 +306,14 @@ class SlackRequests:
                 logger.warning("a thread of %s cannot be read: %s", key.name, failed, extra={"action": "slack.thread"})
                 continue
             if (ref := _signed_ref(along, signers)) is not None:
-                return ref
+                return ref if await self._is_current(ref) else None
         return None
+
+    async def _is_current(self, ref: SlackRef) -> bool:
+        """Whether a message is about what is there now: names of tasks come again."""
+        if ref.interaction:
+            return await self._asked(ref) is not None
+        return await self._door.is_told(ref.namespace, ref.task, ref.asking)
 
 
 def inbound(reception: Reception) -> Handler:

@@ -83,7 +83,7 @@ class SlackMessage:
         payload: dict[str, Any] = {}
         if self._signer is not None:
             secret, name = self._signer
-            ref = SlackRef(letter.told.namespace, name, letter.told.task)
+            ref = SlackRef(letter.told.namespace, name, letter.told.task, asking=letter.id)
             payload = slack_metadata("holdfast_task_ended", secret, ref)["event_payload"]
         return {"event_type": "holdfast_task_ended", "event_payload": {"id": letter.id, **payload}}
 

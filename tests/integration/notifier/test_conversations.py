@@ -180,7 +180,7 @@ async def test_replies_can_know_an_answer_where_the_channel_wants_them() -> None
             async def signed() -> bool:
                 following = await here.finished(contactChannelRef="oncall")
                 (done,) = await here.until_all(following, NotificationDelivered)
-                ref = SlackRef("default", "oncall", following.task)
+                ref = SlackRef("default", "oncall", following.task, asking=done.id)
                 payload = {"id": done.id, "ref": ref.text(), "mac": slack_mac("sssh", ref)}
                 return bool(slack.messages[-1]["metadata"]["event_payload"] == payload)
 
