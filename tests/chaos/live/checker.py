@@ -51,6 +51,8 @@ class Task:
         self.events: dict[str, Stored] = {}
         self.ledger: dict[str, Stored] = {}
         self.interactions: dict[str, Stored] = {}
+        self.begins = ""
+        """The thread that begins with it, by the name that its caller gave to that."""
 
     @property
     def phase(self) -> str:
@@ -95,7 +97,14 @@ def check(record: Record) -> list[str]:
             continue
         wrong += (
             f"{name}: {what}"
-            for checked in (_ended(task, phase), _commands(task), _results(task), _window(task), _order(task))
+            for checked in (
+                _ended(task, phase),
+                _commands(task),
+                _results(task),
+                _window(task),
+                _order(task),
+                _thread(task),
+            )
             for what in checked
         )
         wrong += (f"{name}: {what}" for what in people(task, record.effects))
@@ -129,9 +138,18 @@ def _tasks(messages: Sequence[Stored]) -> dict[str, Task]:
                 of(name).interactions[".".join(rest)] = message
             case ["hf", _, _, "led", name, *rest]:
                 of(name).ledger[".".join(rest)] = message
+            case ["hf", _, _, "thr", _]:
+                of(str(message.body["submitted"]["task"])).begins = str(message.body["submitted"]["spec"]["threadID"])
             case _:
                 raise ValueError(f"{message.subject} is not known")
     return tasks
+
+
+def _thread(task: Task) -> Iterator[str]:
+    submitted = task.events.get("submitted")
+    named = submitted.body.get("spec", {}).get("threadID", "") if submitted is not None else ""
+    if task.begins != named:
+        yield f"the task was asked for in thread {named!r}, and begins thread {task.begins!r}"
 
 
 def _calls_of(answer: Stored) -> list[Json]:

@@ -91,8 +91,9 @@ def message_step(subject: str, data: bytes, *, batch: bool = False) -> str:
                 "tasks": "store-request",
                 "dlq": "write-dead-letter",
             }[what]
-        case ["hf", _, _, ("msg" | "led" | "ntf") as what, *_]:
-            return {"msg": "record-context", "led": "write-ledger", "ntf": "write-notification"}[what]
+        case ["hf", _, _, ("msg" | "led" | "ntf" | "thr") as what, *_]:
+            names = {"msg": "record-context", "led": "write-ledger", "ntf": "write-notification"}
+            return names.get(what, "record-thread")
         case ["hf", _, _, "int", _, _, _, _, what, *_]:
             return _STORED.get(("int", what), "")
         case ["hf", _, _, "evt", _, what, *_]:

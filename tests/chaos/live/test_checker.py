@@ -122,6 +122,10 @@ PLANTED: dict[str, tuple[Callable[[Record], Record], str]] = {
         lambda r: instead(r, result(12, 1)._replace(seq=13, at=at(13))),
         "came before result 1",
     ),
+    "a thread is forgotten": (
+        lambda r: instead(r, stored(1, f"{HF}.evt.job.submitted", type="task.submitted.v1", spec={"threadID": "T"})),
+        "was asked for in thread 'T', and begins thread ''",
+    ),
     "a forbidden second effect": (
         lambda r: r._replace(effects=[*r.effects, Effect("charge", "job 1.1", at(10))]),
         "charge acted 2 times",

@@ -38,6 +38,8 @@ class Scenario(NamedTuple):
     """Its agent, model and one more server of tools are applied after the task was submitted."""
     cancelled: bool = False
     """Somebody cancels it while its tool runs."""
+    in_thread: bool = False
+    """It begins a thread that its caller has a name for."""
 
 
 def calls(scenario: str, turn: int, *tools: str) -> Json:
@@ -64,7 +66,7 @@ SCENARIOS: dict[str, Scenario] = {
                 answer("parallel"),
             ),
         ),
-        Scenario("slow", (calls("slow", 1, "slow_charge", "save"), answer("slow"))),
+        Scenario("slow", (calls("slow", 1, "slow_charge", "save"), answer("slow")), in_thread=True),
         Scenario(
             "flaky",
             (
@@ -209,6 +211,7 @@ class Workload:
             "agentName": agent,
             "userMessage": f"{scenario.name}: {name}",
             "limits": scenario.limits,
+            **({"threadID": f"Ticket {name}"} if scenario.in_thread else {}),
         }
         await self._ask("submit", request)
         self.accepted[name] = scenario.ends_as
