@@ -12,7 +12,7 @@ from services.llm_gateway.flow.control import FlowControl
 from services.llm_gateway.handlers import ModelCalls
 from services.llm_gateway.models import Models
 from services.llm_gateway.pipeline import Pipeline
-from services.llm_gateway.readiness import Readiness
+from services.llm_gateway.readiness import readiness
 from services.llm_gateway.telemetry import Observer
 from services.llm_gateway.windows import Windows
 from services.runtime.service import Runtime, Subscription
@@ -39,7 +39,7 @@ class LLMGateway:
             caller=self._caller,
         )
         self._calls = ModelCalls(runtime.bus, pipeline=pipeline, windows=windows, traces=runtime.traces)
-        self._readiness = Readiness(runtime.resources, self._models, runtime.secrets, runtime.bus.clock)
+        self._readiness = readiness(runtime.resources, self._models, runtime.secrets, runtime.bus.clock)
         self._subscriptions: list[Unsubscribe] = []
 
     def subscriptions(self) -> Sequence[Subscription]:

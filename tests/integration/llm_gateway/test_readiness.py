@@ -32,8 +32,8 @@ NO_SECRET = SecretSource(secret_key_ref=SecretKeyRef(name="nowhere", key="key"))
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.llm_gateway.readiness.POLL_S", 0.05)
-    monkeypatch.setattr("services.llm_gateway.readiness.RETRY_MIN_S", 0.05)
+    monkeypatch.setattr("services.runtime.readiness.POLL_S", 0.05)
+    monkeypatch.setattr("services.runtime.readiness.RETRY_MIN_S", 0.05)
     monkeypatch.setattr("services.llm_gateway.readiness.CHECK_TIMEOUT_S", 0.5)
 
 
