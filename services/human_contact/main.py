@@ -11,7 +11,7 @@ from services.human_contact.desk import Desk
 from services.human_contact.entrance import Entrance
 from services.human_contact.handlers import People
 from services.human_contact.links import Links
-from services.human_contact.readiness import Readiness
+from services.human_contact.readiness import readiness
 from services.runtime.service import Subscription
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class HumanContact:
         self._channels = Channels(runtime.resources, runtime.secrets, runtime.settings, runtime.bus.clock, links)
         looks_per_s = runtime.settings.people_looks_per_s
         self._people = People(runtime, Desk(runtime.bus, self._channels, looks_per_s=looks_per_s))
-        self._readiness = Readiness(runtime.resources, self._channels, runtime.bus.clock)
+        self._readiness = readiness(runtime.resources, self._channels, runtime.bus.clock)
         self._entrance = Entrance(runtime, self._channels, links)
 
     def subscriptions(self) -> Sequence[Subscription]:

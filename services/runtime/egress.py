@@ -182,7 +182,10 @@ class Egress:
         host = host.lower().rstrip(".")
         if not host or "%" in host:
             raise EgressRefused(f"{host!r} is not a host")
-        found = list(dict.fromkeys(await self._resolve(host, port)))[:ADDRESSES_MAX]
+        try:
+            found = list(dict.fromkeys(await self._resolve(host, port)))[:ADDRESSES_MAX]
+        except (OverflowError, UnicodeError) as error:
+            raise EgressRefused(f"{host[:80]!r} is not a host, or {port} no port") from error
         if not found:
             raise OSError(f"{host} has no address")
         judged = {address: self.why_not(host, _parsed(address)) for address in found}

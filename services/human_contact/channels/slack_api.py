@@ -49,6 +49,8 @@ class SlackApi:
     async def _send(self, verb: str, method: str, headers: dict[str, str], **more: Any) -> dict[str, Any]:
         try:
             response = await self._client.request(verb, f"{self._base}/{method}", headers=headers, **more)
+        except UnicodeEncodeError as error:
+            raise ChannelFailed("Slack's token has characters that no header may have", transient=False) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ChannelFailed(f"Slack was not reached: {type(error).__name__}", transient=True) from error
         after_s = _seconds(response.headers.get("retry-after", ""))

@@ -51,8 +51,8 @@ class WebhookChannel:
 
     async def check(self) -> str:
         """Look the address up, and at it: nothing is posted."""
-        parts = urlsplit(self._url)
         try:
+            parts = urlsplit(self._url)
             await self._egress.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         except EgressRefused as refused:
             text = f"refused: {refused}; HOLDFAST_EGRESS_ALLOW opens it, if it is meant"

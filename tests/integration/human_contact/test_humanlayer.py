@@ -25,7 +25,6 @@ from schemas.resources import (
 )
 from schemas.subjects import TaskSubjects, status_key
 from schemas.wire import decode
-from services.human_contact import readiness
 from services.human_contact.channels.outside import egress_of
 from services.human_contact.core import moves
 from services.runtime.settings import Settings
@@ -52,8 +51,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "POLL_MIN_S", 0.05)
     monkeypatch.setattr(moves, "AGAIN_MIN_S", 0.05)
     monkeypatch.setattr(moves, "AGAIN_MAX_S", 0.05)
-    monkeypatch.setattr(readiness, "RETRY_MIN_S", 0.1)
-    monkeypatch.setattr(readiness, "POLL_S", 0.1)
+    monkeypatch.setattr("services.runtime.readiness.RETRY_MIN_S", 0.1)
+    monkeypatch.setattr("services.runtime.readiness.POLL_S", 0.1)
 
 
 def hl_channel(name: str = "oncall", kind: str = "slack", key: str = "hl-project", **fields: Any) -> ContactChannel:
