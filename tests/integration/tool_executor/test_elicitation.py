@@ -7,10 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from schemas.resources import MCPServer, ToolPolicy
-from services.runtime.memory.bus import MemoryBus
+from schemas import subjects
+from schemas.interactions import PeopleDue
+from schemas.resources import ContactChannel, ContactChannelSpec, MCPServer, Metadata, Ref, ToolPolicy
+from schemas.subjects import TaskSubjects
+from schemas.wire import decode
+from services.runtime.errors import Unavailable
+from services.runtime.memory.bus import MemoryBus, let_others_run
 from services.runtime.memory.server import MemoryServer
 from services.runtime.settings import Settings
 from services.tool_executor import asking
@@ -26,6 +32,7 @@ from tests.support.mcp_servers.bench import (
     stdio_server,
     until,
 )
+from tests.support.stage import Stage
 
 OSLO: dict[str, Any] = {"city": "Oslo", "nights": 2}
 SAID = '{"action":"accept","data":{"city":"Oslo","nights":2}}'
@@ -253,3 +260,76 @@ async def test_a_page_that_a_call_needs_first_is_named_to_the_model(record: Path
         result = await bench.call("old__sign")
         assert result.outcome == "failed"
         assert "A person must go to https://example.org/form first: Sign." in result.content
+
+
+async def declare_people(bench: Bench, **fields: Any) -> None:
+    people = ContactChannel(metadata=Metadata(name="people"), spec=ContactChannelSpec(type="console", **fields))
+    stage = Stage(bench.bus)
+    await stage.say_ready(people, await stage.apply(people))
+
+
+def wake_ups(bench: Bench, task: TaskSubjects) -> list[str]:
+    assert isinstance(bench.bus, MemoryBus)
+    entries = [entry for stream in bench.bus.server.streams for entry in stream.entries()]
+    begins = task.people_timer_fired("")
+    return [decode(one.data, PeopleDue).interaction for one in entries if one.subject.startswith(begins)]
+
+
+@pytest.mark.parametrize("field", ["contact_channel", "approval_contact_channel"])
+async def test_people_are_asked_by_the_servers_contact_channel(record: Path, field: str) -> None:
+    server = over_stdio(record)
+    spec = msgspec.structs.replace(server.spec, **{field: Ref(name="people")})
+    async with on_bench() as bench:
+        await declare_people(bench, allowed_responder_ids=("ann",), quorum=2)
+        await bench.declare(msgspec.structs.replace(server, spec=spec))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        if field == "approval_contact_channel":
+            assert (await bench.until_result(task)).outcome == "failed", "nobody has approved it"
+            return
+        question = await bench.question(task)
+        assert (question.channel, question.allowed, question.quorum) == ("people", ("ann",), 1)
+        await until(lambda: wake_ups(bench, task) == ["r1.1.1"], "whoever brings it to people is woken")
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+
+
+async def test_nobody_is_asked_by_a_channel_that_has_just_gone(record: Path) -> None:
+    server = over_stdio(record)
+    spec = msgspec.structs.replace(server.spec, contact_channel=Ref(name="people"))
+    async with on_bench() as bench:
+        await declare_people(bench)
+        await bench.declare(msgspec.structs.replace(server, spec=spec))
+        await bench.until_ready("travel")
+        await bench.bus.resources.delete(subjects.spec_key("ContactChannel", "default", "people"))
+        await bench.until_status("travel", "Error")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        assert '"action":"cancel"' in (await bench.until_result(task)).content
+        assert await bench.bus.log(0).subjects(f"{task.root}.int.>") == []
+
+
+async def test_whoever_brings_questions_to_people_is_woken_though_the_bus_was_away(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "POLL_S", 0.05)
+    server = over_stdio(record)
+    spec = msgspec.structs.replace(server.spec, contact_channel=Ref(name="people"))
+    memory = MemoryServer()
+    bench = Bench(MemoryBus(memory))
+    refused: list[str] = []
+
+    async def pause(call: str, subject: str) -> None:
+        await let_others_run(call, subject)
+        if call == "signals.store" and len(refused) < 2:
+            refused.append(subject)
+            raise Unavailable("away")
+
+    async with executor(memory, pause=pause):
+        await declare_people(bench)
+        await bench.declare(msgspec.structs.replace(server, spec=spec))
+        await bench.until_ready("travel")
+        task = await bench.ask("travel__book", {"where": "Rome"})
+        await until(lambda: wake_ups(bench, task) == ["r1.1.1"], "it is woken")
+        await bench.reply(task, "accept", OSLO)
+        assert (await bench.until_result(task)).content == SAID
+    assert len(refused) == 2

@@ -23,6 +23,7 @@ from schemas.resources import (
     ResourceStatus,
     SecretKeyRef,
     SecretSource,
+    ToolPolicy,
 )
 from schemas.wire import decode
 from services.runtime.memory.bus import MemoryBus
@@ -163,9 +164,10 @@ async def test_a_broken_manifest_is_never_said_to_be_ready(record: Path) -> None
         assert not any(text.startswith("Ready") for text in said[seen:])
 
 
-async def test_a_server_whose_calls_are_approved_is_ready_when_people_can_be_asked(record: Path) -> None:
+@pytest.mark.parametrize("field", ["approval_contact_channel", "contact_channel"])
+async def test_a_server_about_whose_calls_people_are_asked_is_ready_when_they_can_be(record: Path, field: str) -> None:
     server = plain("s", record)
-    guarded = msgspec.structs.replace(server.spec, approval_contact_channel=Ref(name="people"))
+    guarded = msgspec.structs.replace(server.spec, **{field: Ref(name="people")})
     people = ContactChannel(metadata=Metadata(name="people"), spec=ContactChannelSpec(type="console"))
     async with on_bench() as bench:
         stage = Stage(bench.bus)
@@ -177,6 +179,16 @@ async def test_a_server_whose_calls_are_approved_is_ready_when_people_can_be_ask
         await bench.until_ready("s")
         await stage.say_ready(people, revision, ready=False)
         await bench.until_status("s", "Pending", detail='ContactChannel "people" is not ready')
+
+
+async def test_a_status_says_that_nobody_is_told_what_is_asked(record: Path) -> None:
+    asks = ToolPolicy(tool="*", on_uncertain="ask")
+    async with on_bench() as bench:
+        server = plain("s", record)
+        await bench.declare(
+            msgspec.structs.replace(server, spec=msgspec.structs.replace(server.spec, policies=(asks,)))
+        )
+        assert "onUncertain: ask without contactChannel" in (await bench.until_ready("s")).status_detail
 
 
 async def test_a_server_that_appears_later_is_found(record: Path) -> None:

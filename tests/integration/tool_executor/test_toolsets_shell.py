@@ -9,10 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from schemas.resources import EnvVar, SecretKeyRef, SecretSource, ShellOptions, ToolsetSpec
+from schemas.resources import (
+    ContactChannel,
+    ContactChannelSpec,
+    EnvVar,
+    Metadata,
+    Ref,
+    SecretKeyRef,
+    SecretSource,
+    ShellOptions,
+    ToolPolicy,
+    ToolsetSpec,
+)
 from services.tool_executor.mcp.errors import Lost, TimedOut
 from tests.support import waiting
 from tests.support.mcp_servers.bench import alive
+from tests.support.stage import Stage
 from tests.support.toolset_bench import ToolsetBench, toolset_bench, words_of
 
 SECRET = "correct-horse-battery-staple"
@@ -266,6 +278,29 @@ async def test_a_sandbox_that_is_required_and_not_there_is_a_refusal(tmp_path: P
         )
         status = await bench.status("shell")
         assert (status.status, status.status_detail) == ("Error", "a sandbox is required: this test does without")
+
+
+async def test_a_toolset_about_whose_calls_people_are_asked_is_ready_when_they_can_be(tmp_path: Path) -> None:
+    people = ContactChannel(metadata=Metadata(name="people"), spec=ContactChannelSpec(type="console"))
+    async with toolset_bench(tmp_path / "work") as bench:
+        stage = Stage(bench.bus)
+
+        async def until_said(status: str, detail: str) -> None:
+            async def there() -> bool:
+                found = await bench.status("shell")
+                return (found.status, detail in found.status_detail) == (status, True)
+
+            await waiting.until(there, f"{status}: {detail}")
+
+        await bench.declare("shell", ToolsetSpec(shell=ShellOptions(), contact_channel=Ref(name="people")))
+        await until_said("Error", 'ContactChannel "people" not found')
+        revision = await stage.apply(people)
+        await until_said("Pending", 'ContactChannel "people" is not ready')
+        await stage.say_ready(people, revision)
+        await until_said("Ready", "1 tool")
+        asks = (ToolPolicy(tool="*", on_uncertain="ask"),)
+        await bench.declare("shell", ToolsetSpec(shell=ShellOptions(), policies=asks))
+        await until_said("Ready", "onUncertain: ask without contactChannel")
 
 
 async def test_output_that_is_no_text_is_shown_as_well_as_it_can_be(tmp_path: Path) -> None:
