@@ -178,7 +178,8 @@ class Events:
         """A message that a task has not heard before it ended goes on in its thread."""
         if inbound.seq not in (*state.window, *state.queued):
             said = decode(inbound.data, MessageSent)
-            await self._threads.go_on(task, said, source=inbound.subject, headers=inbound.headers)
+            id_ = inbound.subject.rpartition(".")[2]
+            await self._threads.go_on(task, said, id_=id_, headers=inbound.headers)
 
     async def _without_state(self, task: TaskSubjects, inbound: Inbound) -> None:
         """An event of a task that was removed goes, too; one that overtook the task's own beginning comes again."""

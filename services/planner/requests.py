@@ -48,6 +48,7 @@ from schemas.wire import Malformed, decode, encode
 from services.planner.anchors import Anchors
 from services.planner.interactions import Interactions
 from services.planner.steps import ASKED_FOR_AGAIN
+from services.planner.threads import message_id
 from services.runtime.errors import Refused, RetryLater
 from services.runtime.ports import Outgoing, Signal
 from services.runtime.telemetry.logs import log_ids
@@ -207,7 +208,7 @@ class Requests:
         return await self._say(task, said, inbound)
 
     async def _say(self, task: TaskSubjects, said: MessageSent, inbound: Inbound) -> Accepted | Rejected:
-        accepted = await self._threads.say(task, said, source=_source(inbound), headers=inbound.headers)
+        accepted = await self._threads.say(task, said, id_=message_id(_source(inbound)), headers=inbound.headers)
         return accepted or _not_found(task)
 
     async def _first_of(self, namespace: str, thread: str) -> TaskSubjects | None:

@@ -190,7 +190,7 @@ class Steps:
 
     async def _with_agent(self, task: TaskSubjects, old: State | None, state: State) -> State:
         """`state`, or what becomes of it by how its agent is now."""
-        if not isinstance(state, Initializing | AwaitingModel) or isinstance(old, Waiting):
+        if not isinstance(state, Initializing | AwaitingModel) or isinstance(old, Waiting) or _is_same_call(old, state):
             return state
         if problem := self._agents.problem(state.namespace, state.agent):
             return transition(state, AgentUnready(reason=problem, at=self._bus.clock.now()))
@@ -325,6 +325,13 @@ class Steps:
         results = [decode(entry.data, ToolFinished) for entry in await log.last([task.tool_events("*")])]
         names = {result.child for result in results if result.child}
         return [TaskSubjects(task.partition, task.namespace, name) for name in sorted(names)]
+
+
+def _is_same_call(old: State | None, state: State) -> bool:
+    """Whether a model call is under way that was there before: the agent was ready for that."""
+    if not isinstance(old, AwaitingModel) or not isinstance(state, AwaitingModel):
+        return False
+    return (old.turn, old.attempt) == (state.turn, state.attempt)
 
 
 def _beside(task: TaskSubjects, name: str) -> TaskSubjects:

@@ -38,35 +38,34 @@ class Threads:
         self._table = table
 
     async def say(
-        self, task: TaskSubjects, said: MessageSent, *, source: str, headers: Mapping[str, str]
+        self, task: TaskSubjects, said: MessageSent, *, id_: str, headers: Mapping[str, str]
     ) -> Accepted | None:
         """Say something in the thread of a task; None if there is no such task.
 
-        `source` tells this message from others: the same again is said once.
+        `id_` tells this message from others, in whichever task of the thread: the same again is said once.
         """
         log = self._bus.log(task.partition)
-        id_ = digest("message", source)[:24]
         for _ in range(TASKS_MAX):
-            heard = await log.get(task.message_event(id_))
-            if heard is not None:
+            following = await self._following(task)
+            state = (await self._table.load(task, 0)).state if following is None else None
+            if await log.subjects(task.message_event(id_)):  # asked last: a task that has ended hears nothing more
                 return Accepted(namespace=task.namespace, task=task.task, created=False)
-            if (following := await self._following(task)) is not None:
-                if following.task == self._name_after(task, source):
+            if following is not None:
+                if following.task == self._name_after(task, id_):
                     return Accepted(namespace=task.namespace, task=following.task)
                 task = _beside(task, following.task)
                 continue
-            state = (await self._table.load(task, 0)).state
             if isinstance(state, FinalAnswer | Failed | Cancelled):
-                name = await self.go_on(task, said, source=source, headers=headers)
+                name = await self.go_on(task, said, id_=id_, headers=headers)
                 return Accepted(namespace=task.namespace, task=name)
-            if state is None and await log.get(task.submitted) is None:
+            if state is None and await log.get(task.submitted) is None and not await log.subjects(task.submitted):
                 return None
             trace = {name: value for name, value in headers.items() if name == TRACEPARENT}
             await log.record(Outgoing(task.message_event(id_), encode(said), trace))
             return Accepted(namespace=task.namespace, task=task.task, created=False)
         raise RetryLater(f"the thread of task {task.namespace}/{task.task} does not end", after_s=1.0)
 
-    async def go_on(self, task: TaskSubjects, said: MessageSent, *, source: str, headers: Mapping[str, str]) -> str:
+    async def go_on(self, task: TaskSubjects, said: MessageSent, *, id_: str, headers: Mapping[str, str]) -> str:
         """Go on after an ended task with a new one, or say it to the one that goes on already; which one hears it."""
         state = (await self._table.load(task, 0)).state
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
@@ -74,7 +73,7 @@ class Threads:
         log = self._bus.log(task.partition)
         event = TaskSubmitted(
             namespace=task.namespace,
-            task=self._name_after(task, source),
+            task=self._name_after(task, id_),
             spec=await self._spec_after(log, state, said),
             at=said.at,
             traceparent=child_traceparent(headers.get(TRACEPARENT, "")),
@@ -87,7 +86,7 @@ class Threads:
             if following is None:
                 raise RetryLater(f"what follows task {task.namespace}/{task.task} is not seen yet", after_s=0.2)
             if following.task != event.task:
-                accepted = await self.say(_beside(task, following.task), said, source=source, headers=headers)
+                accepted = await self.say(_beside(task, following.task), said, id_=id_, headers=headers)
                 return accepted.task if accepted is not None else following.task
             return following.task
         await log.record(Outgoing(_beside(task, event.task).submitted, encode(event), own))
@@ -110,8 +109,13 @@ class Threads:
             return None
         return await submission(self._bus, log, entry, decode(entry.data, TaskFollowed).submitted)
 
-    def _name_after(self, task: TaskSubjects, source: str) -> str:
-        return following_task_name(task.namespace, task.task, source, self._bus.partitions)
+    def _name_after(self, task: TaskSubjects, id_: str) -> str:
+        return following_task_name(task.namespace, task.task, id_, self._bus.partitions)
+
+
+def message_id(source: str) -> str:
+    """The id of a message that came from there: a token of a subject."""
+    return digest("message", source)[:24]
 
 
 def _beside(task: TaskSubjects, name: str) -> TaskSubjects:
