@@ -103,7 +103,10 @@ def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
     parent = decode(root.data, TaskSubmitted).parent if root is not None else None
     if (parent.task if parent is not None else task.task) not in world.removed:
         return
-    stored = [*world.server.tasks[task.partition].subjects([">"]), *(name for timers in world.server.timers for name in timers.subjects([">"]))]
+    stored = [
+        *world.server.tasks[task.partition].subjects([">"]),
+        *(name for timers in world.server.timers for name in timers.subjects([">"])),
+    ]
     if left := [subject for subject in stored if task.task in subject.split(".")]:
         yield f"it was removed, and these are left: {left}"
 
@@ -124,14 +127,15 @@ def _is_late_answer(entry: Entry) -> bool:
 
 
 def _recorded_once(world: World, task: TaskSubjects) -> Iterator[str]:
-    """Whatever is not a state, a ledger entry or a step of a question is written once."""
-    seen: set[str] = set()
+    """Whatever is not a state, a ledger entry or a step of a question is written once. What follows a task may be said again."""
+    seen: dict[str, bytes] = {}
     for entry in world.history.by_task[task]:
         if entry.subject == task.state or ".led." in entry.subject or ".step." in entry.subject:
             continue
-        if entry.subject in seen:
+        again = entry.subject == task.followed and seen.get(entry.subject) == entry.data
+        if entry.subject in seen and not again:
             yield f"{entry.subject} was written twice"
-        seen.add(entry.subject)
+        seen[entry.subject] = entry.data
 
 
 def _tool_results(world: World, task: TaskSubjects, states: list[tuple[Entry, State]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from schemas.messages import Message
-from schemas.subjects import TaskSubjects, task_of
+from schemas.subjects import TaskSubjects, task_of, task_stream
 from services.runtime.memory.stream import Observer, Stream, matches
 from services.runtime.ports import Entry
 
@@ -61,6 +61,10 @@ class History:
             if entry.at <= at:
                 return entry.seq
         return 0
+
+    def by_partition(self, partition: int) -> Sequence[Entry]:
+        """All that was stored of the tasks of a partition, in order."""
+        return self._by_stream[task_stream(partition)]
 
     def of(self, task: TaskSubjects, filter_: str) -> list[Entry]:
         """All that was stored of a task on subjects that match, in order."""

@@ -49,6 +49,7 @@ from services.planner.core.inputs import (
 )
 from services.planner.core.machine import Impossible, transition
 from services.runtime.ports import Entry
+from tests.chaos.simulated.checks_threads import conversation_before
 
 if TYPE_CHECKING:
     from tests.chaos.simulated.world import World
@@ -176,8 +177,10 @@ def _looked_at(world: World, task: TaskSubjects, before: State | None, after: St
     if isinstance(after, AwaitingModel):
         for entry in world.history.of(task, task.context):
             asked = after.preview if after.parent is not None else ""
-            yield ConversationPinned(seq=entry.seq, budget=after.budget, deadline=None, at=at, asked=asked)
+            pinned = ConversationPinned(seq=entry.seq, budget=after.budget, deadline=None, at=at, asked=asked)
+            before_it = conversation_before(world, after.continues) if after.continues else ()
+            yield msgspec.structs.replace(pinned, before=before_it)
     if isinstance(after, FinalAnswer | Failed | Cancelled):
         yield DeadlinePassed(subject=after.ended_by, at=after.ended_at)
-    if isinstance(after, Failed) and after.parent is not None:
+    if isinstance(after, Failed) and (after.parent is not None or after.continues):
         yield CannotStart(reason=after.error, at=at)

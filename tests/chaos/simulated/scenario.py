@@ -36,6 +36,7 @@ from schemas.resources import (
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
+from tests.chaos.simulated.speakers import Say, draw_says
 
 NAMESPACE = "default"
 SERVERS = ("box", "shed")
@@ -97,6 +98,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """How long people think, at most; some never answer where their channel does without."""
     tasks: tuple[Asked, ...]
     upsets: tuple[Upset, ...]
+    says: tuple[Say, ...]
     empty_replies: dict[tuple[str, int], int]
     """How many empty replies come before the right one, by user message and turn."""
 
@@ -136,6 +138,7 @@ def draw_scenario(rng: random.Random) -> Scenario:
         answers_s=rng.choice((0.5, 5.0, 20.0)),
         tasks=tasks,
         upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
+        says=draw_says(rng, [task.name for task in tasks]),
         empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,6 +26,7 @@ from tests.chaos.simulated.simulate import simulate
 
 SEEDS_MAX = 400
 STEP = Steps.step
+NUMBERS = (f"number-{n}" for n in itertools.count())
 
 
 async def _ensures_nothing(*_: object) -> int:
@@ -76,6 +78,21 @@ def _closes_nothing(state: State) -> tuple[Outstanding, ...]:
     return () if isinstance(state, Cancelled) else outstanding(state)
 
 
+async def _records_what_follows_again(self: LaggingLog, message: Outgoing) -> int | None:
+    entry = await self._log.get(message.subject)
+    if entry is not None and message.subject.endswith(".next"):
+        return await self._log.write(message, expected=entry.seq)
+    return await self._log.record(message)
+
+
+async def _remembers_nothing(*_: object) -> tuple[int, ...]:
+    return ()
+
+
+async def _does_not_listen(*_: object) -> None:
+    pass
+
+
 async def _swallows_that_the_bus_is_away(self: Any, task: Any, decide: Any, **options: Any) -> bool:
     try:
         return await STEP(self, task, decide, **options)
@@ -119,6 +136,22 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "an executor that believes of every holder that it has not begun": (
         patch("services.tool_executor.ledger.Ledger._says", _believes_that_nobody_has_begun),
         "was paid",
+    ),
+    "a planner that does not listen to what came too late": (
+        patch("services.planner.events.Events._too_late_to_hear", _does_not_listen),
+        "heard by nobody",
+    ),
+    "a planner that takes the same message for another one": (
+        patch("services.planner.requests.message_id", lambda _: next(NUMBERS)),
+        "heard by [",
+    ),
+    "a planner that goes on and has forgotten what was said": (
+        patch("services.planner.steps.Steps._before", _remembers_nothing),
+        "begins with",
+    ),
+    "a planner that goes on twice after one task": (
+        patch("tests.chaos.simulated.network.LaggingLog.record", _records_what_follows_again),
+        "is gone on from by",
     ),
     "a bus that records again": (
         patch("tests.chaos.simulated.network.LaggingLog.record", _records_again),

@@ -35,6 +35,7 @@ from tests.chaos.simulated.history import History
 from tests.chaos.simulated.loop import Mortal, VirtualLoop, as_process
 from tests.chaos.simulated.network import SimulatedBus
 from tests.chaos.simulated.scenario import NAMESPACE, Asked, Scenario, Upset, draw_scenario
+from tests.chaos.simulated.speakers import Speakers
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 CONSUMERS = (
@@ -121,6 +122,7 @@ class World:
         self._answers: set[asyncio.Task[None]] = set()
         for stream in self.server.tasks:
             stream.observe(self._look_at_questions)
+        self.speakers = Speakers(self)
         self._started = 0
         self._now_s = 0.0
         self._now_lines = 0
@@ -185,6 +187,7 @@ class World:
         clients = [
             *(self._spawn(self._ask(asked)) for asked in self.scenario.tasks),
             *(self._spawn(self._upset(upset)) for upset in self.scenario.upsets),
+            *(self._spawn(self.speakers.say(say)) for say in self.scenario.says),
             self._spawn(self._disturb()),
         ]
         await asyncio.gather(*clients)
@@ -193,7 +196,7 @@ class World:
         end_s = self.loop.time() + PATIENCE_S
         await self._until(lambda: self._is_over() or self.loop.time() > end_s)
         if self._is_over():
-            await asyncio.gather(*(self._remove(asked) for asked in self.scenario.tasks if asked.removed))
+            await asyncio.gather(*(self._remove(asked.name) for asked in self.scenario.tasks if asked.removed))
             await self._until(lambda: self._is_over() or self.loop.time() > end_s)
         for process in self.processes:
             self.repaired(process)
@@ -301,14 +304,18 @@ class World:
             context_window=asked.context_window,
             limits=asked.limits,
         )
-        await self._request("submit", encode(request), asked.name, by_request=asked.by_request)
+        reply = await self.request("submit", encode(request), asked.name, by_request=asked.by_request)
+        if isinstance(reply, Rejected):
+            self.problems.append(f"submit was refused: {reply}")
         self.accepted.add(asked.name)
         task = self.scenario.subjects(asked.name)
         if asked.cancel_at_s is not None:
             await asyncio.sleep(max(asked.cancel_at_s - self.loop.time(), 0.0))
             await self._until(lambda: self.server.tasks[task.partition].newest(task.submitted) is not None)
             data = encode(CancelTask(task=asked.name, reason="changed my mind"))
-            await self._request("cancel", data, f"cancel-{asked.name}", by_request=asked.by_request)
+            reply = await self.request("cancel", data, f"cancel-{asked.name}", by_request=asked.by_request)
+            if isinstance(reply, Rejected):
+                self.problems.append(f"cancel was refused: {reply}")
 
     def _look_at_questions(self, entry: Entry) -> None:
         """People see a question, and answer it when they have thought, perhaps twice, perhaps never."""
@@ -360,16 +367,20 @@ class World:
                 self.problems.append(f"an answer was refused: {said}")
             return
 
-    async def _remove(self, asked: Asked) -> None:
-        data = encode(DeleteTask(task=asked.name))
-        await self._request("delete", data, f"delete-{asked.name}", by_request=True)
-        self.removed.add(asked.name)
+    async def _remove(self, thread: str) -> None:
+        """Remove the tasks of a thread, from its end."""
+        for task in reversed(self.speakers.threads[thread]):
+            reply = await self.request("delete", encode(DeleteTask(task=task)), f"delete-{task}", by_request=True)
+            if not isinstance(reply, Accepted):
+                self.problems.append(f"delete was refused: {reply}")
+            self.removed.add(task)
 
-    async def _request(self, verb: str, data: bytes, message_id: str, *, by_request: bool) -> None:
-        headers = {subjects.MSG_ID: message_id}
+    async def request(self, verb: str, data: bytes, message_id: str, *, by_request: bool) -> Reply | None:
+        """Ask for something until it is taken; the reply, if one was asked for."""
+        headers = {subjects.MSG_ID: message_id} if message_id else {}
         if not by_request:
             await self._client.signals.store(f"{subjects.PREFIX}.tasks.{NAMESPACE}.{verb}", data, headers)
-            return
+            return None
         while True:
             try:
                 answer = await self._client.signals.request(subjects.ask(NAMESPACE, verb), data, headers, timeout_s=3.0)
@@ -379,6 +390,4 @@ class World:
             reply = decode_reply(answer.data)
             if isinstance(reply, Rejected) and reply.code == "unavailable":
                 continue
-            if not isinstance(reply, Accepted):
-                self.problems.append(f"{verb} was refused: {reply}")
-            return
+            return reply
