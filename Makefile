@@ -19,7 +19,10 @@ DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
 # Not needed by anything else, and long to build: its own environment.
 LOCAL_MODEL := build/local-model
 
-.PHONY: help demo test test-local-model unit check fmt schemas sim chaos bench lock clean
+# Its wheel is for Linux on x86-64 only.
+HELM = $(or $(wildcard $(BIN)/helm),helm)
+
+.PHONY: help demo test test-local-model unit check fmt schemas sim chaos bench chart lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +65,10 @@ chaos: $(DEV) ## Real processes and a server, killed with SIGKILL at every step:
 
 bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chart: $(DEV) ## The Helm chart as a file, with the public chart of NATS in it: needs the network
+	$(HELM) dependency update deploy/helm/holdfast
+	$(HELM) package --destination build/chart deploy/helm/holdfast
 
 clean: ## Remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
