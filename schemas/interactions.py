@@ -72,7 +72,7 @@ class InteractionRequested(Wire, frozen=True, kw_only=True, tag="interaction.req
     quorum: int = 1
     """How many different people must accept. One who declines is enough."""
     allowed: tuple[str, ...] = ()
-    """Who may answer; empty: whoever is reached."""
+    """Who may answer through the first channel; empty: whoever it reaches. Later ones say it themselves."""
     title: str = ""
     """What the task is about: the beginning of what its user asked."""
     began: Instant | None = None
@@ -99,6 +99,8 @@ class InteractionStep(Wire, frozen=True, kw_only=True, tag="interaction.step.v1"
     """The last reminder, counted by the times at which they are due."""
     refused: str = ""
     """Why the channel takes no more for good: not the question, or if that is `delivered`, no reminders."""
+    allowed: tuple[str, ...] = ()
+    """Who may answer through this channel; empty: whoever it reaches."""
 
 
 class InteractionAnswered(Wire, frozen=True, kw_only=True, tag="interaction.answered.v1"):
@@ -138,6 +140,8 @@ class AnswerInteraction(Strict, frozen=True, kw_only=True):
     comment: str = ""
     digest: str = ""
     """Approval, uncertain: of what was shown to the person. If it is given, it must be what is asked."""
+    channel: str = ""
+    """The ContactChannel that it came by; empty: by none, on the bus."""
 
 
 class InteractionId(NamedTuple):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from schemas.commands import AskPerson
+from schemas.contact_channels import allowed_of
 from schemas.events import ApprovalGranted, ModelAnswered
 from schemas.interactions import (
     InteractionAnswered,
@@ -137,7 +138,7 @@ class Desk:
                 case Remind():
                     await self._remind(log, place, asked, move)
                 case Poll(steps=waiting):
-                    questions = [self._question(place, asked, step.step) for step in waiting]
+                    questions = [self._question(place, asked, step) for step in waiting]
                     look_at = await self._poller.poll(questions, waiting, look_at)
                     polled = look_at is None
                 case GiveUp():
@@ -204,8 +205,10 @@ class Desk:
         outcome = outcome_of(asked, answered)
         match outcome:
             case ApprovalGranted():
-                await self._grant(asked, outcome)
                 subject = place.task.approval_event(place.request, place.n)
+                if await log.get(subject, at_least=seq) is None:
+                    # Not again: it may have been revoked since.
+                    await self._grant(asked, outcome)
                 await log.record(Outgoing(subject, encode(outcome), trace_headers()))
             case None:
                 pass
@@ -294,8 +297,14 @@ class Desk:
         """Give a question to a channel; when to try again, if the channel was not reached."""
         key = ChannelKey(asked.namespace, move.channel)
         subject = place.task.interaction_step(place.request, place.n, place.k, move.step)
+        spec = self._channels.spec(key)
+        allowed = asked.allowed if move.step == 0 or spec is None else allowed_of(spec)
         step = InteractionStep(
-            interaction=asked.interaction, step=move.step, channel=move.channel, at=self._bus.clock.now()
+            interaction=asked.interaction,
+            step=move.step,
+            channel=move.channel,
+            at=self._bus.clock.now(),
+            allowed=allowed,
         )
         seq = await log.record(Outgoing(subject, encode(step), trace_headers()))
         again = seq is None
@@ -305,9 +314,11 @@ class Desk:
             if entry is None or step.delivered or step.refused:
                 raise RetryLater(f"question {place.asked} was just delivered by another replica", after_s=0.2)
             seq = entry.seq
-        question = self._question(place, asked, move.step, again=again)
+            if step.allowed != allowed:
+                step = msgspec.structs.replace(step, allowed=allowed)
+                seq = await self._rewrite(log, place, subject, step, seq)
+        question = self._question(place, asked, step, again=again)
         question = await self._in_conversation(log, question, place.task, move.channel)
-        spec = self._channels.spec(key)
         try:
             where = await self._channels.get(key).deliver(question)
         except ChannelFailed as failed:
@@ -319,11 +330,14 @@ class Desk:
             now = self._bus.clock.now()
             until = now + span(spec.timeout_s) if spec is not None and spec.timeout_s is not None else None
             done = msgspec.structs.replace(step, delivered=True, at=now, until=until, place=where)
+        await self._rewrite(log, place, subject, done, seq)
+        return None
+
+    async def _rewrite(self, log: Log, place: Place, subject: str, step: InteractionStep, seq: int) -> int:
         try:
-            await log.write(Outgoing(subject, encode(done), trace_headers()), expected=seq)
+            return await log.write(Outgoing(subject, encode(step), trace_headers()), expected=seq)
         except Conflict as error:
             raise RetryLater(f"question {place.asked} was just delivered by another replica") from error
-        return None
 
     async def _remind(self, log: Log, place: Place, asked: InteractionRequested, move: Remind) -> None:
         """Say it again; each reminder once at most, so one that a channel cannot take just now is left out."""
@@ -337,7 +351,7 @@ class Desk:
             seq = await log.write(Outgoing(subject, encode(reminded), trace_headers()), expected=entry.seq)
             try:
                 channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
-                await channel.remind(self._question(place, asked, step.step), step.place)
+                await channel.remind(self._question(place, asked, step), step.place)
             except ChannelFailed as failed:
                 self._log_failed(asked, step.channel, "was not reminded", failed)
                 if not failed.transient:
@@ -352,7 +366,7 @@ class Desk:
         """Whether there is nothing more to try."""
         try:
             channel = self._channels.get(ChannelKey(asked.namespace, step.channel))
-            await channel.close(self._question(place, asked, step.step), step.place, answered)
+            await channel.close(self._question(place, asked, step), step.place, answered)
         except ChannelFailed as failed:
             logger.warning(
                 "%s does not show that %s is over: %s",
@@ -402,8 +416,13 @@ class Desk:
         thread = await conversation(log, task, lambda one: (one.receiver, one.name) == told, channel)
         return msgspec.structs.replace(question, thread=thread, thread_id=state.thread_id if state is not None else "")
 
-    def _question(self, place: Place, asked: InteractionRequested, step: int, *, again: bool = False) -> Question:
-        return Question(asked=asked, step=step, partition=place.task.partition, again=again)
+    def _question(
+        self, place: Place, asked: InteractionRequested, step: InteractionStep, *, again: bool = False
+    ) -> Question:
+        """A question as a channel shows it: with who may answer there."""
+        if step.step:
+            asked = msgspec.structs.replace(asked, allowed=step.allowed)
+        return Question(asked=asked, step=step.step, partition=place.task.partition, again=again)
 
     async def _wake(
         self, place: Place, asked: InteractionRequested, at: datetime, look_at: datetime | None = None

@@ -57,9 +57,11 @@ class FrontDoor:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def answer(self, namespace: str, request: AnswerInteraction, *, timeout_s: float = ANSWER_S) -> Reply:
-        """Hand an answer in; what the planner says to it. Raises `Unavailable`."""
-        data = msgspec.json.encode(request)
+    async def answer(
+        self, namespace: str, request: AnswerInteraction, channel: str, *, timeout_s: float = ANSWER_S
+    ) -> Reply:
+        """Hand an answer in that came by a channel; what the planner says to it. Raises `Unavailable`."""
+        data = msgspec.json.encode(msgspec.structs.replace(request, channel=channel))
         answer = await self._bus.signals.request(ask(namespace, "answer"), data, trace_headers(), timeout_s=timeout_s)
         return _decode_reply(answer.data)
 

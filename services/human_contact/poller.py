@@ -82,7 +82,7 @@ class Poller:
                 answer = await self._look(line, key, question, step)
             finally:
                 line.looking -= 1
-            if answer is not None and await self._hand_in(question, answer):
+            if answer is not None and await self._hand_in(question, answer, step.channel):
                 return None
         return later
 
@@ -112,10 +112,10 @@ class Poller:
             self._log("%s was not asked about %s: %s", step.channel, question, failed)
             return None
 
-    async def _hand_in(self, question: Question, answer: AnswerInteraction) -> bool:
+    async def _hand_in(self, question: Question, answer: AnswerInteraction, channel: str) -> bool:
         """Whether the answer was taken."""
         try:
-            reply = await self._door.answer(question.asked.namespace, answer)
+            reply = await self._door.answer(question.asked.namespace, answer, channel)
         except Unavailable as error:
             self._log("the answer of %s to %s was not handed in: %s", answer.by or "somebody", question, error)
             return False

@@ -46,7 +46,7 @@ class Replies:
             request = reply_answer(found.asked, who, mail.text)
         except BadReply as error:
             return await self._tell(channel, mail, f"Your answer was not taken. {error}")
-        reply = await self._door.answer(named.namespace, request)
+        reply = await self._door.answer(named.namespace, request, named.channel)
         text = sentence(reply)
         if isinstance(reply, Accepted) and not reply.note:
             return text

@@ -16,6 +16,7 @@ from schemas.interactions import (
     InteractionAnswered,
     InteractionId,
     InteractionRequested,
+    InteractionStep,
     parse_interaction_id,
 )
 from schemas.requests import Accepted, InvalidRequest, Rejected, Reply
@@ -66,6 +67,7 @@ class Interactions:
             return _again(before, answered)
         if why := await self._too_late(log, task, asked):
             return Rejected(code="conflict", error=f"interaction {asked.interaction} cannot be answered: {why}")
+        asked = msgspec.structs.replace(asked, allowed=await self._allowed(log, task, asked, request.channel))
         if refusal := refused(asked, request):
             return refusal
         if asked.quorum > 1 and answered.action == "accept":
@@ -99,18 +101,35 @@ class Interactions:
             )
             await self._record(log, task, parse_interaction_id(asked.interaction), answered)
 
+    async def _allowed(
+        self, log: Log, task: TaskSubjects, asked: InteractionRequested, channel: str
+    ) -> tuple[str, ...]:
+        """Who may answer by a channel; on the bus, where anybody says who they are, by any that has the question."""
+        if not asked.channel or channel == asked.channel:
+            return asked.allowed
+        which = parse_interaction_id(asked.interaction)
+        entries = await log.last([task.interaction_step(*which, -1).removesuffix("-1") + "*"])
+        steps = [decode(entry.data, InteractionStep) for entry in entries]
+        if channel:
+            return next((step.allowed for step in steps if step.channel == channel), asked.allowed)
+        if not asked.allowed or any(step.delivered and not step.allowed for step in steps):
+            return ()
+        return tuple(dict.fromkeys([*asked.allowed, *(name for step in steps for name in step.allowed)]))
+
     async def _vote(
         self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered, quorum: int
     ) -> InteractionAnswered | str:
         """Count one of several who have to accept: the answer once they are enough, else how many there are."""
-        place = task.interaction_vote(*which, digest("who", answered.by)[:16])
+        place = task.interaction_vote(*which, digest("who", _name(answered.by))[:16])
         seq = await log.record(Outgoing(place, encode(answered)))
         recorded = await log.last([task.interaction_vote(*which, "*")], at_least=seq or 0)
         votes = [decode(entry.data, InteractionAnswered) for entry in recorded]
         if len(votes) < quorum:
             return f"{len(votes)} of {quorum} have accepted"
         last = max(votes, key=lambda vote: vote.at)
-        return msgspec.structs.replace(last, by=", ".join(sorted(vote.by for vote in votes))[:BY_LENGTH_MAX])
+        scope = last.scope if len({vote.scope for vote in votes}) == 1 else "once"
+        by = ", ".join(sorted(vote.by for vote in votes))[:BY_LENGTH_MAX]
+        return msgspec.structs.replace(last, scope=scope, by=by)
 
     async def _asked(self, log: Log, task: TaskSubjects, which: InteractionId) -> InteractionRequested | None:
         place = task.interaction_asked(*which)
@@ -151,17 +170,23 @@ class Interactions:
 
 def refused(asked: InteractionRequested, request: AnswerInteraction) -> Rejected | None:
     """Why a request does not answer what was asked, or None."""
-    if asked.allowed and request.by not in asked.allowed:
+    if asked.allowed and _name(request.by) not in map(_name, asked.allowed):
         who = f"{request.by!r} may not" if request.by else "somebody who says no name may not"
         return Rejected(
             code="forbidden", error=f"{who} answer {asked.interaction}: it is for {', '.join(asked.allowed)}"
         )
     if asked.quorum > 1 and not request.by:
         return Rejected(code="invalid", error=f"{asked.quorum} people have to accept: `by` says who you are")
+    if asked.quorum > 1 and request.arguments:
+        return Rejected(code="invalid", error=f"{asked.quorum} people have to accept: what was shown, and nothing else")
     if request.digest and request.digest != asked.digest:
         return Rejected(code="conflict", error=f"something else was shown than {asked.interaction} asks: look again")
     wrong = unfit(asked, request)
     return Rejected(code="invalid", error=wrong) if wrong else None
+
+
+def _name(text: str) -> str:
+    return text.strip().casefold()
 
 
 def unfit(asked: InteractionRequested, request: AnswerInteraction) -> str:

@@ -50,6 +50,8 @@ class Shown:
         self.closed: list[InteractionAnswered] = []
         self.fails: list[ChannelFailed] = []
         """What the next deliveries fail with."""
+        self.deaf: list[ChannelFailed] = []
+        """What the next words that a question is over fail with."""
         self.mute: ChannelFailed | None = None
         """What reminders fail with."""
 
@@ -65,6 +67,8 @@ class Shown:
         self.reminded.append(place)
 
     async def close(self, question: Question, place: str, answered: InteractionAnswered) -> None:
+        if self.deaf:
+            raise self.deaf.pop(0)
         self.closed.append(answered)
 
     async def check(self) -> str:

@@ -55,7 +55,7 @@ class LinkPages:
         except BadForm as error:
             page = question_page(found.asked, link.action, note=str(error), filled=fields)
             return _page(422, page) if found.answered is None else _shown(link, found)
-        reply = await self._door.answer(link.namespace, request)
+        reply = await self._door.answer(link.namespace, request, link.channel)
         again = await self._door.find(link.namespace, link.task, link.interaction) or found
         status = 200 if isinstance(reply, Accepted) else STATUSES.get(reply.code, 409)
         if again.answered is not None:

@@ -236,7 +236,7 @@ class SlackRequests:
 
     async def _answer(self, ref: SlackRef, request: AnswerInteraction) -> str:
         """Hand an answer in; what the person is to be told, if anything."""
-        reply = await self._door.answer(ref.namespace, request, timeout_s=ANSWER_S)
+        reply = await self._door.answer(ref.namespace, request, ref.channel, timeout_s=ANSWER_S)
         return "" if isinstance(reply, Accepted) and not reply.note else sentence(reply)
 
     # --- replies in threads ---

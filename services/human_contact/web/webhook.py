@@ -51,7 +51,7 @@ class WebhookAnswers:
         found = await door.find(key.namespace, posted.task, posted.interaction)
         if found is None or key.name not in found.channels:
             raise Unfit(404, f"Task {posted.task[:80]!r} has asked nothing {posted.interaction[:80]!r} here.")
-        reply = await door.answer(key.namespace, posted.answer())
+        reply = await door.answer(key.namespace, posted.answer(), key.name)
         status = 200 if isinstance(reply, Accepted) else STATUSES.get(reply.code, 409)
         return said(status, sentence(reply))
 

@@ -127,6 +127,70 @@ async def test_only_those_who_may_can_answer() -> None:
         assert (await approval(people, task)).by == "bob"
 
 
+async def test_each_channel_of_a_chain_says_itself_who_may_answer_through_it() -> None:
+    async with with_people("boss") as people:
+        first = channel(timeout_s=0.1, on_timeout="escalate", escalate_to=Ref(name="boss"))
+        await people.agent(first, channel("boss", allowed_responder_ids=("Bob",)))
+        task = await begin(people)
+        assert (await people.delivered("boss"))[0].asked.allowed == ("Bob",)
+        asked = await people.asked(task)
+        refused = await people.answer(asked, by="ann", channel="boss")
+        assert isinstance(refused, Rejected)
+        assert refused.error == "'ann' may not answer r1.1.0: it is for Bob"
+        assert isinstance(await people.answer(asked, by="bob", channel="boss"), Accepted)
+
+
+async def test_people_of_a_later_channel_may_answer_though_the_first_is_for_others() -> None:
+    async with with_people("boss") as people:
+        first = channel(
+            timeout_s=0.1, on_timeout="escalate", escalate_to=Ref(name="boss"), allowed_responder_ids=("ann",)
+        )
+        await people.agent(first, channel("boss", allowed_responder_ids=("bob",)))
+        task = await begin(people)
+        await people.step(task, 1, lambda step: step.delivered)
+        asked = await people.asked(task)
+        for by, via in (("bob", "oncall"), ("ann", "boss"), ("eve", "boss"), ("eve", "oncall"), ("eve", "")):
+            assert isinstance(await people.answer(asked, by=by, channel=via), Rejected), (by, via)
+        assert isinstance(await people.answer(asked, by="bob"), Accepted)
+
+
+async def test_several_people_accept_what_was_shown_and_nothing_else() -> None:
+    async with with_people() as people:
+        await people.agent(channel(quorum=2))
+        task = await begin(people)
+        asked = await people.asked(task)
+        refused = await people.answer(asked, by="ann", arguments='{"path": "b"}')
+        assert isinstance(refused, Rejected)
+        assert "what was shown" in refused.error
+        await people.answer(asked, by="bob", scope="once")
+        again = await people.answer(asked, by="BOB", scope="tool")
+        assert isinstance(again, Accepted)
+        assert again.note == "1 of 2 have accepted"
+        await people.answer(asked, by="ann", scope="tool")
+        granted = await approval(people, task)
+        assert (granted.by, granted.scope, granted.digest) == ("ann, bob", "once", asked.digest)
+
+
+async def test_a_grant_that_was_revoked_does_not_come_back_while_a_channel_is_told() -> None:
+    async with with_people() as people:
+        shown = people.shown["oncall"]
+        shown.deaf = [ChannelFailed("down", transient=True)]
+        await people.agent(channel())
+        task = await begin(people)
+        await people.answer(await people.asked(task), scope="tool")
+        await approval(people, task)
+        store = people.stage.bus.resources
+        (grant,) = [entry.key for entry in await _all(store) if entry.key.startswith("spec.Grant.")]
+        await store.delete(grant)
+
+        async def told() -> bool:
+            return bool(shown.closed)
+
+        await until(told, "the channel is told")
+        found = await store.get(grant)
+        assert found is None or found.data is None
+
+
 async def test_several_people_have_to_accept_and_one_is_enough_to_decline() -> None:
     async with with_people() as people:
         await people.agent(channel(quorum=2))

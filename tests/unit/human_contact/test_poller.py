@@ -56,7 +56,7 @@ class Around:
         """As `Channels` has it."""
         return self.kept[key.name] if key.name in self.kept else Shown()
 
-    async def answer(self, _namespace: str, request: AnswerInteraction) -> Reply:
+    async def answer(self, _namespace: str, request: AnswerInteraction, _channel: str) -> Reply:
         """As the front door has it."""
         self.taken.append(request)
         if isinstance(self.reply, Unavailable):
