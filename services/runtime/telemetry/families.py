@@ -1,8 +1,8 @@
 """What a metric is declared with, so that a mistake in a label can neither grow a series for ever nor show a secret.
 
 A label has a closed set of values, or a form that only a bounded number of them has. A value that is neither becomes
-`other`. What is counted shows a zero from the start: the first count is then an increase, and a query about trouble that
-never was has an answer.
+`other`. What is counted shows a zero from the start: the first count is then an increase, and a query about trouble
+that never was has an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OTHER = "other"
 """In place of a value that a label does not have."""
 
 M = TypeVar("M", bound=MetricWrapperBase)
-F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
 
 
 class Label(NamedTuple):
@@ -54,6 +54,8 @@ class Description(NamedTuple):
     buckets: tuple[float, ...]
     zeros: bool
     """Whether every series shows a zero before anything was counted."""
+    is_shared: bool = False
+    """Whether every replica tells the same, so that the highest counts and never the sum."""
 
     def make(self, registry: CollectorRegistry | None) -> Counter | Gauge | Histogram:
         """The metric, shown by `registry`."""
@@ -102,7 +104,7 @@ class Labelled(Generic[M]):
         return child
 
 
-class Declared(Generic[F]):
+class Declared(Generic[F_co]):
     """A line of the catalogue: on the class, its description; on an instance, what counts."""
 
     def __init__(self, description: Description, *, labelled: bool) -> None:
@@ -116,11 +118,11 @@ class Declared(Generic[F]):
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> F: ...
-    def __get__(self, instance: object | None, owner: type) -> Self | F:
+    def __get__(self, instance: object, owner: type) -> F_co: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | F_co:
         if instance is None:
             return self
-        found: F = vars(instance)[self._attribute]
+        found: F_co = vars(instance)[self._attribute]
         return found
 
     def open(self, instance: object, registry: CollectorRegistry | None) -> None:
@@ -141,14 +143,19 @@ def counters(
     return Declared(Description(name, Counter, sentence, labels, _names(by), (), zeros=zeros), labelled=True)
 
 
-def gauge(name: str, sentence: str, *, by: str | Sequence[str] = ()) -> Declared[Gauge]:
-    """A number as it is now."""
-    return Declared(Description(name, Gauge, sentence, (), _names(by), (), zeros=True), labelled=False)
+def gauge(name: str, sentence: str, *, by: str | Sequence[str] = (), shared: bool = False) -> Declared[Gauge]:
+    """A number as it is now. `shared`: every replica tells the same."""
+    return Declared(
+        Description(name, Gauge, sentence, (), _names(by), (), zeros=True, is_shared=shared), labelled=False
+    )
 
 
-def gauges(name: str, sentence: str, *labels: Label, by: str | Sequence[str] = ()) -> Declared[Labelled[Gauge]]:
-    """Numbers as they are now."""
-    return Declared(Description(name, Gauge, sentence, labels, _names(by), (), zeros=False), labelled=True)
+def gauges(
+    name: str, sentence: str, *labels: Label, by: str | Sequence[str] = (), shared: bool = False
+) -> Declared[Labelled[Gauge]]:
+    """Numbers as they are now. A series that is not known is not shown."""
+    description = Description(name, Gauge, sentence, labels, _names(by), (), zeros=False, is_shared=shared)
+    return Declared(description, labelled=True)
 
 
 def histogram(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
 
 from schemas import subjects
 from schemas.dead_letters import DeadReason
@@ -32,7 +32,14 @@ from services.runtime.telemetry.families import (
 )
 
 Handled = Literal["done", "retried", "failed", "dead"]
-SERVICE = Label("service", form=r"[a-z]+(-[a-z]+){0,2}", says="the services of the process")
+
+PLANNER = "planner"
+GATEWAY = "llm-gateway"
+EXECUTOR = "tool-executor"
+PEOPLE = "human-contact"
+NOTIFIER = "notifier"
+
+SERVICE = Label("service", (PLANNER, GATEWAY, EXECUTOR, PEOPLE, NOTIFIER))
 VERSION = Label("version", form=r"[0-9A-Za-z.+-]{1,40}", says="the version of the distribution")
 PARTITION = Label("partition", form=r"[0-9]{1,4}|-", says="of the task stream, up to `HOLDFAST_PARTITIONS`; `-`: none")
 CONSUMER = Label(
@@ -71,12 +78,6 @@ PROVIDER = Label("provider", ("openai", "anthropic", "mistral", "google", "verte
 KIND = Label("kind", get_args(InteractionKind))
 SINK = Label("sink", ("responseURL", "contactChannel", "webhook", "slack", "email"))
 
-PLANNER = "planner"
-GATEWAY = "llm-gateway"
-EXECUTOR = "tool-executor"
-PEOPLE = "human-contact"
-NOTIFIER = "notifier"
-
 
 class Metrics:
     """All metrics of one process, in a registry of its own.
@@ -113,7 +114,9 @@ class Metrics:
 
     # --- tasks ---------------------------------------------------------------------------
 
-    tasks = gauges("holdfast_tasks", "Live tasks by phase, at the newest walk of this planner.", PHASE, by=PLANNER)
+    tasks = gauges(
+        "holdfast_tasks", "Live tasks by phase, at the newest walk of this planner.", PHASE, by=PLANNER, shared=True
+    )
     transitions = counters(
         "holdfast_task_transitions_total", "Committed transitions, by the phase they led to.", PHASE, by=PLANNER
     )
@@ -235,13 +238,18 @@ class Metrics:
     # --- people --------------------------------------------------------------------------
 
     interactions = gauges(
-        "holdfast_interactions_open", "Questions to people that have no answer yet, by kind.", KIND, by=PLANNER
+        "holdfast_interactions_open",
+        "Questions to people that have no answer yet, by kind.",
+        KIND,
+        by=PLANNER,
+        shared=True,
     )
     interaction_age = gauges(
         "holdfast_interactions_oldest_age_seconds",
         "Age of the oldest question of a kind that has no answer yet; 0: there is none.",
         KIND,
         by=PLANNER,
+        shared=True,
     )
     answers = counters(
         "holdfast_interaction_answers_total",
@@ -286,14 +294,17 @@ class Metrics:
 
     # --- the bus -------------------------------------------------------------------------
 
-    stream_messages = gauges("holdfast_stream_messages", "Messages in a stream.", STREAM, PARTITION, by=PLANNER)
-    stream_bytes = gauges("holdfast_stream_bytes", "Bytes in a stream.", STREAM, PARTITION, by=PLANNER)
+    stream_messages = gauges(
+        "holdfast_stream_messages", "Messages in a stream.", STREAM, PARTITION, by=PLANNER, shared=True
+    )
+    stream_bytes = gauges("holdfast_stream_bytes", "Bytes in a stream.", STREAM, PARTITION, by=PLANNER, shared=True)
     stream_stored = gauges(
         "holdfast_stream_last_sequence",
         "Messages that were ever stored in a stream; its rate is the rate of writing.",
         STREAM,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
     stream_missing = gauges(
         "holdfast_stream_replicas_missing",
@@ -301,6 +312,7 @@ class Metrics:
         STREAM,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
     pending = gauges(
         "holdfast_consumer_pending",
@@ -308,6 +320,7 @@ class Metrics:
         CONSUMER,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
     ack_pending = gauges(
         "holdfast_consumer_ack_pending",
@@ -315,6 +328,7 @@ class Metrics:
         CONSUMER,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
     redelivering = gauges(
         "holdfast_consumer_redelivering",
@@ -322,6 +336,7 @@ class Metrics:
         CONSUMER,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
     pending_age = gauges(
         "holdfast_consumer_oldest_pending_age_seconds",
@@ -329,13 +344,17 @@ class Metrics:
         CONSUMER,
         PARTITION,
         by=PLANNER,
+        shared=True,
     )
-    letters = gauge("holdfast_dead_letters_kept", "Dead letters that were neither sent again nor removed.", by=PLANNER)
+    letters = gauge(
+        "holdfast_dead_letters_kept", "Dead letters that were neither sent again nor removed.", by=PLANNER, shared=True
+    )
     survey_seconds = histogram(
         "holdfast_survey_seconds", "Time that a planner took to look at all streams and consumers.", by=PLANNER
     )
 
     def __init__(self, registry: CollectorRegistry | None = None, *, services: Iterable[str] | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice as many series, for what nobody asks
         self.registry = registry or CollectorRegistry()
         shown = set(services) if services is not None else None
         for declared in catalogue():

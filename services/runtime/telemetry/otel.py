@@ -1,27 +1,37 @@
-"""Recording spans with the OpenTelemetry SDK. Imported only by a process that exports traces."""
+"""Recording spans with the OpenTelemetry SDK. Imported only by a process that exports.
+
+What fails has its class in `error.type`, and no text of the error: an error's words may repeat what was said, and the
+log has them, under the same trace.
+"""
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from schemas.tracing import is_sampled, is_traceparent, span_id, trace_id
+from services.runtime.errors import RetryLater
 
 if TYPE_CHECKING:
     from services.runtime.telemetry.traces import Attributes
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+SCOPE = "holdfast"
+ATTRIBUTE_LENGTH_MAX = 64_000
+"""Characters of one attribute; the environment may say less (`OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT`)."""
 _KINDS = {
     "internal": SpanKind.INTERNAL,
     "consumer": SpanKind.CONSUMER,
@@ -33,7 +43,7 @@ _pinned: ContextVar[tuple[int, int] | None] = ContextVar("holdfast_pinned_ids", 
 
 
 class _Ids(IdGenerator):
-    """Random ids, but for the span whose ids were pinned long ago."""
+    """Random ids, but for the span whose ids derive from its name."""
 
     def generate_trace_id(self) -> int:
         pinned = _pinned.get()
@@ -44,27 +54,86 @@ class _Ids(IdGenerator):
         return pinned[1] if pinned else random.getrandbits(64) or 1
 
 
-class SpanRecorder:
-    """Spans of one process, exported in batches."""
+class _Decided(Sampler):
+    """The environment's sampler, but for spans about which was decided when their task was submitted."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, sampler: Sampler) -> None:
+        self.asked = sampler
+
+    def should_sample(self, parent_context: Context | None, trace_id: int, name: str, *more: Any, **kw: Any) -> SamplingResult:  # noqa: E501
+        if _pinned.get() is not None:
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, kw.get("attributes") or (more[1] if len(more) > 1 else None))
+        return self.asked.should_sample(parent_context, trace_id, name, *more, **kw)
+
+    def get_description(self) -> str:
+        return self.asked.get_description()
+
+
+class Whole(SpanProcessor):
+    """Passes a span on together with the spans inside of it, itself first.
+
+    So none is exported whose parent could still be lost with this process. What is held is as much as the messages in
+    hand have made.
+    """
+
+    def __init__(self, then: SpanProcessor) -> None:
+        self._then = then
+        self._open: dict[int, list[ReadableSpan]] = {}
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._open[span.get_span_context().span_id] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        context = span.context
+        assert context is not None
+        inside = self._open.pop(context.span_id, [])
+        around = self._open.get(span.parent.span_id) if span.parent is not None else None
+        if around is not None:
+            around += [span, *inside]
+            return
+        for one in (span, *inside):
+            self._then.on_end(one)
+
+    def shutdown(self) -> None:
+        self._then.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._then.force_flush(timeout_millis)
+
+
+class SpanRecorder:
+    """Spans of one process, exported in batches. A full queue drops the oldest: nobody waits for an exporter."""
+
+    def __init__(self, provider: TracerProvider, sampler: Sampler) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("holdfast")
+        self._sampler = sampler
+        self._tracer = provider.get_tracer(SCOPE, _version())
+
+    def decided(self, context: str, *, parent: str) -> str:
+        """`context` with what the sampler says of it; `parent`: the requester's, if there is one."""
+        around = _context(parent) if parent else None
+        decision = self._sampler.should_sample(around, int(trace_id(context), 16), "invoke_agent").decision
+        return f"{context[:-2]}{'01' if decision.is_sampled() else '00'}"
 
     @contextmanager
-    def span(self, name: str, parent: str, kind: str, attributes: Attributes) -> Generator[tuple[str, dict[str, Any]]]:
+    def span(
+        self, name: str, parent: str, kind: str, attributes: Attributes, link: str = ""
+    ) -> Generator[tuple[str, dict[str, Any]]]:
         """A span around what happens inside: its context, and a dictionary that becomes attributes."""
         extra: dict[str, Any] = {}
-        span = self._tracer.start_span(name, context=_context(parent), kind=_KINDS[kind], attributes=dict(attributes))
+        span = self._tracer.start_span(
+            name, context=_context(parent), kind=_KINDS[kind], attributes=dict(attributes), links=_links(link, parent)
+        )
         try:
             yield _traceparent(span.get_span_context()), extra
+        except RetryLater:
+            extra["holdfast.handed_back"] = True  # to come again, and so not failed
+            raise
         except BaseException as error:
-            span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            extra.setdefault("error.type", type(error).__name__)
             raise
         finally:
-            span.set_attributes({key: value for key, value in extra.items() if value is not None})
-            span.end()
+            _end(span, extra, None)
 
     def finished(
         self,
@@ -75,52 +144,93 @@ class SpanRecorder:
         start: datetime,
         end: datetime,
         attributes: Attributes,
-        error: str,
+        link: str,
     ) -> None:
-        """A span that is over, under the ids of `context`."""
-        match = _TRACEPARENT.fullmatch(context)
-        if match is None:
+        """A span that is over, under the ids of `context`; none if that is none, or not sampled."""
+        if not is_traceparent(context) or not is_sampled(context):
             return
-        token = _pinned.set((int(match[1], 16), int(match[2], 16)))
+        token = _pinned.set((int(trace_id(context), 16), int(span_id(context), 16)))
         try:
             span = self._tracer.start_span(
                 name,
-                context=_context(parent) if parent else trace.set_span_in_context(trace.INVALID_SPAN),
-                kind=SpanKind.SERVER,
+                context=_context(parent),
                 attributes=dict(attributes),
-                start_time=int(start.timestamp() * 1e9),
+                links=_links(link, parent),
+                start_time=_nanoseconds(start),
             )
         finally:
             _pinned.reset(token)
-        span.set_status(Status(StatusCode.ERROR, error) if error else Status(StatusCode.OK))
-        span.end(int(end.timestamp() * 1e9))
+        _end(span, dict(attributes), max(end, start))
 
     def flush(self) -> None:
-        """Send what was recorded, waiting for a few seconds at most."""
-        self._provider.force_flush(3000)
+        """Send what was recorded, for as long as that takes."""
+        self._provider.force_flush()
 
 
-def make_recorder(service: str, replica: str, exporter: SpanExporter | None) -> SpanRecorder:
-    """A recorder that exports to `exporter`, or by OTLP over HTTP as the environment says."""
+def resource(service: str, replica: str) -> Resource:
+    """Who says it. What the environment says (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`) goes first."""
+    ours = {
+        "service.name": f"holdfast-{service}",
+        "service.namespace": "holdfast",
+        "service.instance.id": replica,
+        "service.version": _version(),
+    }
+    return Resource.create(ours).merge(OTELResourceDetector().detect())
+
+
+def make_recorder(service: str, replica: str, exporter: SpanExporter | None, endpoint: str) -> SpanRecorder:
+    """A recorder that exports to `exporter`, or by OTLP over HTTP to `endpoint`, as the environment says."""
     if exporter is None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - heavy
 
-        exporter = OTLPSpanExporter()
-    resource = Resource.create({"service.name": f"holdfast-{service}", "service.instance.id": replica})
-    provider = TracerProvider(resource=resource, id_generator=_Ids())
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    return SpanRecorder(provider)
+        exporter = OTLPSpanExporter(endpoint=endpoint)
+    limits = SpanLimits()
+    if limits.max_span_attribute_length is None:
+        limits = SpanLimits(max_span_attribute_length=ATTRIBUTE_LENGTH_MAX)
+    provider = TracerProvider(
+        resource=resource(service, replica), id_generator=_Ids(), span_limits=limits, shutdown_on_exit=False
+    )
+    asked = provider.sampler
+    provider.sampler = _Decided(asked)
+    provider.add_span_processor(Whole(BatchSpanProcessor(exporter)))
+    return SpanRecorder(provider, asked)
+
+
+def _version() -> str:
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _end(span: trace.Span, attributes: dict[str, Any], end: datetime | None) -> None:
+    span.set_attributes({key: value for key, value in attributes.items() if value is not None})
+    if error := attributes.get("error.type"):
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+    span.end(None if end is None else _nanoseconds(end))
+
+
+def _nanoseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1e9)
+
+
+def _remote(traceparent: str) -> SpanContext | None:
+    if not is_traceparent(traceparent):
+        return None
+    flags = TraceFlags(TraceFlags.SAMPLED if is_sampled(traceparent) else TraceFlags.DEFAULT)
+    return SpanContext(int(trace_id(traceparent), 16), int(span_id(traceparent), 16), is_remote=True, trace_flags=flags)
 
 
 def _context(traceparent: str) -> Context:
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
-        return trace.set_span_in_context(trace.INVALID_SPAN)
-    remote = SpanContext(
-        int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=TraceFlags(int(match[3], 16))
-    )
-    return trace.set_span_in_context(NonRecordingSpan(remote))
+    remote = _remote(traceparent)
+    return trace.set_span_in_context(NonRecordingSpan(remote) if remote is not None else trace.INVALID_SPAN)
+
+
+def _links(to: str, parent: str) -> list[Link]:
+    """A link, unless the parent says the same."""
+    linked = _remote(to) if to != parent else None
+    return [Link(linked)] if linked is not None else []
 
 
 def _traceparent(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"

@@ -1,30 +1,38 @@
 """Traces: one trace per task, through all services, by `traceparent` headers (W3C Trace Context).
 
-Without `OTEL_EXPORTER_OTLP_ENDPOINT` nothing is recorded and nothing is imported, but the context is still passed on.
-The span of a whole task is made when the task ends, with the ids that were pinned when it was submitted, because no
-process lives as long as a task may.
+Without an OTLP endpoint nothing is recorded and nothing is imported, but the context is still passed on. No span is
+open for longer than a message is handled: what lasts longer (a task, a wait for people, a delegated call) is recorded
+when it is over, under ids that derive from its name (`schemas.tracing`).
+
+Every message that is handled is a span right under the span of its task, with a link to the span that the message was
+made in: whoever made it may be dead and its span lost, and then only a link leads nowhere (ADR 0036).
 """
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from schemas.subjects import TRACEPARENT
+from schemas.subjects import TRACEPARENT, TaskSubjects
+from schemas.tracing import is_traceparent, task_context, trace_id
+from services.runtime.telemetry.exports import END_S, endpoint_of, in_time
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+    from services.runtime.consumer import Inbound
+    from services.runtime.telemetry.otel import SpanRecorder
+
 _current: ContextVar[str] = ContextVar("holdfast_traceparent", default="")
 
-Attributes = Mapping[str, str | int | float | bool]
+Kind = Literal["internal", "consumer", "producer", "client", "server"]
+Value = str | int | float | bool | Sequence[str]
+Attributes = Mapping[str, Value]
 
 
 def new_traceparent() -> str:
@@ -32,21 +40,9 @@ def new_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
-def child_traceparent(parent: str) -> str:
-    """A context for a new span in the trace of `parent`; of a new trace if that is not a valid context."""
-    match = _TRACEPARENT.fullmatch(parent)
-    return f"00-{match[1]}-{secrets.token_hex(8)}-{match[3]}" if match else new_traceparent()
-
-
-def is_traceparent(value: str) -> bool:
-    """Whether `value` is a W3C trace context."""
-    return bool(_TRACEPARENT.fullmatch(value))
-
-
-def trace_id(traceparent: str) -> str:
-    """The trace id of a context; empty if it is not a valid one."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    return match[1] if match else ""
+def current_traceparent() -> str:
+    """The context at hand; empty if there is none."""
+    return _current.get()
 
 
 def trace_headers() -> dict[str, str]:
@@ -58,21 +54,46 @@ def trace_headers() -> dict[str, str]:
 class Traces:
     """Makes spans, or only passes contexts on."""
 
-    def __init__(self, recorder: SpanRecorder | None = None) -> None:
+    def __init__(self, recorder: SpanRecorder | None = None, *, content: bool = False) -> None:
         self._recorder = recorder
+        self.captures = content and recorder is not None
+        """Whether spans may show what was said: prompts, answers, arguments, results."""
 
     @property
     def recording(self) -> bool:
         """Whether attributes of spans are of any use."""
         return self._recorder is not None
 
-    def span(
-        self, name: str, parent: str, *, kind: str = "internal", attributes: Attributes | None = None
-    ) -> AbstractContextManager[dict[str, Any]]:
-        """A span around what happens inside. What is put in the dictionary becomes attributes of it."""
+    def begin(self, requester: str, namespace: str, task: str) -> str:
+        """The context of a new task's span: in the requester's trace, or in a new one if that is no context.
+
+        Whether the trace is sampled is decided here, for all services and for as long as the task lives.
+        """
+        within = requester if is_traceparent(requester) else new_traceparent()
+        context = task_context(within, namespace, task)
         if self._recorder is None:
-            return _Passing(parent)
-        return _recorded(self._recorder, name, parent, kind, attributes or {})
+            return context
+        return self._recorder.decided(context, parent=requester if within == requester else "")
+
+    def process(
+        self, inbound: Inbound, task: TaskSubjects, group: str, *, attributes: Attributes | None = None
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """A span around the handling of a message about a task by the consumer `group`."""
+        made_in = inbound.headers.get(TRACEPARENT, "")
+        if self._recorder is None:
+            return _Passing(made_in)
+        return _processed(self._recorder, inbound, task, group, attributes or {})
+
+    def span(
+        self, name: str, *, kind: Kind = "internal", attributes: Attributes | None = None
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """A span around what happens inside, itself inside of the one at hand.
+
+        What is put in the dictionary becomes attributes of it; `error.type` makes it a failed one.
+        """
+        if self._recorder is None:
+            return _Passing("")
+        return _recorded(self._recorder, name, _current.get(), kind, attributes or {}, "")
 
     def finished(
         self,
@@ -83,16 +104,20 @@ class Traces:
         start: datetime,
         end: datetime,
         attributes: Attributes,
-        error: str = "",
+        link: str = "",
     ) -> None:
-        """Record a span that is over, under the ids of `context`."""
-        if self._recorder is not None and is_traceparent(context):
+        """Record a span that is over, under the ids of `context`; with `link`, linked to the span of that context."""
+        if self._recorder is not None:
             self._recorder.finished(
-                name, context, parent=parent, start=start, end=end, attributes=attributes, error=error
+                name, context, parent=parent, start=start, end=end, attributes=attributes, link=link
             )
 
     def flush(self) -> None:
-        """Send what was recorded."""
+        """Send what was recorded, waiting for a few seconds at most."""
+        in_time(END_S, self.send)
+
+    def send(self) -> None:
+        """Send what was recorded, for as long as it takes."""
         if self._recorder is not None:
             self._recorder.flush()
 
@@ -117,9 +142,9 @@ class _Passing:
 
 @contextmanager
 def _recorded(
-    recorder: SpanRecorder, name: str, parent: str, kind: str, attributes: Attributes
+    recorder: SpanRecorder, name: str, parent: str, kind: Kind, attributes: Attributes, link: str
 ) -> Generator[dict[str, Any]]:
-    with recorder.span(name, parent or _current.get(), kind, attributes) as (context, extra):
+    with recorder.span(name, parent, kind, attributes, link) as (context, extra):
         token = _current.set(context)
         try:
             yield extra
@@ -127,16 +152,34 @@ def _recorded(
             _current.reset(token)
 
 
-def make_traces(service: str, replica: str, exporter: SpanExporter | None = None) -> Traces:
-    """Traces by OTLP if `OTEL_EXPORTER_OTLP_ENDPOINT` (or `..._TRACES_ENDPOINT`) is set; otherwise contexts only."""
-    if exporter is None and not (
-        os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    ):
+def _processed(
+    recorder: SpanRecorder, inbound: Inbound, task: TaskSubjects, group: str, attributes: Attributes
+) -> AbstractContextManager[dict[str, Any]]:
+    from services.runtime.telemetry.conventions import process_attributes, process_name  # noqa: PLC0415 - as above
+
+    made_in = inbound.headers.get(TRACEPARENT, "")
+    parent = task_context(made_in, task.namespace, task.task)
+    known = {**process_attributes(inbound, task, group), **attributes}
+    return _recorded(recorder, process_name(inbound.subject), parent, "consumer", known, made_in)
+
+
+def make_traces(service: str, replica: str, exporter: SpanExporter | None = None, *, content: bool = False) -> Traces:
+    """Traces by OTLP if the environment names an endpoint for them; otherwise contexts only."""
+    endpoint = endpoint_of("traces", os.environ)
+    if exporter is None and not endpoint:
         return Traces()
     from services.runtime.telemetry.otel import make_recorder  # noqa: PLC0415 - 15 MB that only a traced process needs
 
-    return Traces(make_recorder(service, replica, exporter))
+    return Traces(make_recorder(service, replica, exporter, endpoint), content=content)
 
 
-if TYPE_CHECKING:
-    from services.runtime.telemetry.otel import SpanRecorder
+__all__ = [
+    "Attributes",
+    "Traces",
+    "current_traceparent",
+    "is_traceparent",
+    "make_traces",
+    "new_traceparent",
+    "trace_headers",
+    "trace_id",
+]
