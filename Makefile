@@ -16,13 +16,16 @@ DEV := $(VENV)/.ready-dev
 # The development environment holds all that the demonstration needs, so one that exists serves both.
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
 
+# A program for tests, and no Python: see deploy/observability/fetch-prometheus.
+PROMETHEUS := build/prometheus
+
 # Not needed by anything else, and long to build: its own environment.
 LOCAL_MODEL := build/local-model
 
 # Its wheel is for Linux on x86-64 only.
 HELM = $(or $(wildcard $(BIN)/helm),helm)
 
-.PHONY: help demo test test-local-model unit check fmt schemas sim chaos bench chart lock clean
+.PHONY: help demo test test-observability test-local-model unit check fmt schemas dashboards pictures prometheus sim chaos bench chart lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,9 @@ test: $(DEV) ## All tests, with small budgets for those that could go on for eve
 
 test-local-model: $(DEV) $(LOCAL_MODEL)/.ready ## A task answered by a small real model on this machine; building it takes minutes, once
 	LOCAL_MODEL_PYTHON=$(LOCAL_MODEL)/bin/python $(BIN)/pytest -s tests/local_model $(ARGS)
+
+test-observability: $(DEV) prometheus ## Every query of the dashboards and alerts, asked of a real Prometheus that watches a real stack
+	$(BIN)/pytest tests/observability tests/unit/test_observability.py $(ARGS)
 
 unit: $(DEV) ## The tests that need no server: under a minute
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
@@ -53,6 +59,15 @@ fmt: $(DEV) ## Format, and fix what ruff can fix
 schemas: $(DEV) ## Regenerate what is generated: JSON Schema, AsyncAPI, the diagram of the machine
 	$(BIN)/python -m schemas.export
 	$(BIN)/python -m tests.unit.test_docs
+
+dashboards: $(DEV) ## Write the dashboards, and the document of the metrics, from their Python
+	$(BIN)/python -m deploy.observability.dashboards
+	$(BIN)/python -m deploy.observability.reference
+
+pictures: $(DEV) prometheus ## Draw the dashboards for the documentation: a small system is watched for a minute and a half
+	$(BIN)/python -m tests.support.dashboard_pictures
+
+prometheus: $(PROMETHEUS)/.ready ## Fetch prometheus and promtool into build/: from the system's packages, or from the image
 
 sim: export SEEDS ?= 1000
 sim: $(DEV) ## Simulated crashes over many seeds: SEEDS=1000, or one of them again: SEED=12345
@@ -107,6 +122,10 @@ $(LOCAL_MODEL)/.ready: requirements/local-model.txt | $(BIN)/python
 	@$(BIN)/python -m venv $(LOCAL_MODEL)
 	@CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(LOCAL_MODEL)/bin/python -m pip --disable-pip-version-check --no-input \
 		install -qq --require-hashes -r requirements/local-model.txt
+	@touch $@
+
+$(PROMETHEUS)/.ready: deploy/observability/fetch-prometheus
+	@deploy/observability/fetch-prometheus $(PROMETHEUS)
 	@touch $@
 
 # --- locks ------------------------------------------------------------------------------

@@ -236,15 +236,20 @@ def rate(metric: str, *by: str, per: str = "") -> str:
     return f"sum{_by(by)} (rate({metric}[{RATE}])){per}"
 
 
+def busy(expr: str) -> str:
+    """Only what is not 0: of many series, those that say something."""
+    return f"{expr} > 0"
+
+
 def grown(metric: str, *by: str, over: str = RANGE) -> str:
     """How much a counter has grown in the time shown."""
     return f"sum{_by(by)} (increase({metric}[{over}]))"
 
 
 def quantile(q: float, histogram: str, *by: str) -> str:
-    """A quantile of a histogram's newest observations."""
-    name, brace, labels = histogram.partition("{")
-    return f"histogram_quantile({q}, sum{_by((*by, 'le'))} (rate({name}_bucket{brace}{labels}[{RATE}])))"
+    """A quantile of a histogram's newest observations; by label, of those that had any."""
+    found = f"histogram_quantile({q}, sum{_by((*by, 'le'))} (rate({histogram}_bucket[{RATE}])))"
+    return f"{found} >= 0" if by else found
 
 
 def shared(gauge: str, *by: str) -> str:

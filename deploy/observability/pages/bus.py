@@ -7,6 +7,7 @@ from deploy.observability.panels import (
     Panel,
     Query,
     Row,
+    busy,
     calm,
     grown,
     quantiles,
@@ -143,7 +144,7 @@ BUS = Dashboard(
                     "By consumer and reason.",
                     (
                         Query(
-                            f"{grown('holdfast_dead_letters_total', 'consumer', 'reason')} > 0",
+                            busy(grown("holdfast_dead_letters_total", "consumer", "reason")),
                             "{{consumer}} {{reason}}",
                         ),
                     ),

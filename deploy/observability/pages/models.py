@@ -8,6 +8,7 @@ from deploy.observability.panels import (
     Panel,
     Query,
     Row,
+    busy,
     grown,
     quantiles,
     rate,
@@ -36,7 +37,7 @@ MODELS = Dashboard(
                 Panel(
                     "Spend an hour",
                     "At the present rate, by provider.",
-                    (Query(f"{rate('holdfast_model_cost_usd_total', 'provider', per=' * 3600')} > 0", "{{provider}}"),),
+                    (Query(busy(rate("holdfast_model_cost_usd_total", "provider", per=" * 3600")), "{{provider}}"),),
                     unit="currencyUSD",
                     width=10,
                     stacked=True,
@@ -46,7 +47,7 @@ MODELS = Dashboard(
                     "By provider and direction.",
                     (
                         Query(
-                            f"{rate('holdfast_model_tokens_total', 'provider', 'direction', per=PER_MINUTE)} > 0",
+                            busy(rate("holdfast_model_tokens_total", "provider", "direction", per=PER_MINUTE)),
                             "{{provider}} {{direction}}",
                         ),
                     ),
@@ -61,7 +62,7 @@ MODELS = Dashboard(
                 Panel(
                     "Calls a minute",
                     "By provider and outcome. `transient`: tried again; `refused`: would fail again.",
-                    (Query(f"{rate(CALLS, 'provider', 'outcome', per=PER_MINUTE)} > 0", "{{provider}} {{outcome}}"),),
+                    (Query(busy(rate(CALLS, "provider", "outcome", per=PER_MINUTE)), "{{provider}} {{outcome}}"),),
                     unit="opm",
                     stacked=True,
                 ),
@@ -97,14 +98,14 @@ MODELS = Dashboard(
                 Panel(
                     "Calls that are made again",
                     "By what they failed of.",
-                    (Query(rate("holdfast_model_retries_total", "cause", per=PER_MINUTE), "{{cause}}"),),
+                    (Query(busy(rate("holdfast_model_retries_total", "cause", per=PER_MINUTE)), "{{cause}}"),),
                     unit="opm",
                     stacked=True,
                 ),
                 Panel(
                     "Calls that wait for limits",
                     "By what was full. `provider`: it asked to wait; `line`: others of the namespace came before.",
-                    (Query(rate("holdfast_model_waits_total", "reason", per=PER_MINUTE), "{{reason}}"),),
+                    (Query(busy(rate("holdfast_model_waits_total", "reason", per=PER_MINUTE)), "{{reason}}"),),
                     unit="opm",
                     stacked=True,
                 ),

@@ -121,13 +121,18 @@ OVERVIEW = Dashboard(
                 Panel(
                     "Memory",
                     "Of each process.",
-                    (Query(f"process_resident_memory_bytes {OF_OURS}", "{{job}} {{instance}}"),),
+                    (Query(f"process_resident_memory_bytes {OF_OURS}", "{{service}} {{job}} {{instance}}"),),
                     unit="bytes",
                 ),
                 Panel(
                     "Processors",
                     "How many each process keeps busy. A process uses one at most for its own work.",
-                    (Query(f"rate(process_cpu_seconds_total[$__rate_interval]) {OF_OURS}", "{{job}} {{instance}}"),),
+                    (
+                        Query(
+                            f"rate(process_cpu_seconds_total[$__rate_interval]) {OF_OURS}",
+                            "{{service}} {{job}} {{instance}}",
+                        ),
+                    ),
                     unit="percentunit",
                 ),
                 Panel(
@@ -135,7 +140,8 @@ OVERVIEW = Dashboard(
                     "The slowest of a hundred timers. Above half a second the process has too much to do.",
                     (
                         Query(
-                            quantile(0.99, "holdfast_event_loop_lag_seconds", "job", "instance"), "{{job}} {{instance}}"
+                            quantile(0.99, "holdfast_event_loop_lag_seconds", "service", "job", "instance"),
+                            "{{service}} {{job}} {{instance}}",
                         ),
                     ),
                     unit="s",

@@ -9,6 +9,7 @@ from deploy.observability.panels import (
     Panel,
     Query,
     Row,
+    busy,
     calm,
     quantile,
     rate,
@@ -42,7 +43,7 @@ PEOPLE = Dashboard(
                     tuple(
                         Query(
                             f"histogram_quantile({q}, sum by (kind, le)"
-                            f" (increase(holdfast_interaction_answer_seconds_bucket[{RANGE}])))",
+                            f" (increase(holdfast_interaction_answer_seconds_bucket[{RANGE}]))) >= 0",
                             f"{{{{kind}}}} p{round(q * 100)}",
                         )
                         for q in (0.5, 0.95)
@@ -53,7 +54,7 @@ PEOPLE = Dashboard(
                 Panel(
                     "Answers by the way they came",
                     "`expired`: nobody answered in time; `withdrawn`: the task did not wait any more.",
-                    (Query(rate("holdfast_interaction_answers_total", "via", per=PER_MINUTE), "{{via}}"),),
+                    (Query(busy(rate("holdfast_interaction_answers_total", "via", per=PER_MINUTE)), "{{via}}"),),
                     unit="opm",
                     stacked=True,
                 ),
@@ -90,7 +91,7 @@ PEOPLE = Dashboard(
                     "By receiver and how. `unwanted`: there was nobody to tell any more.",
                     (
                         Query(
-                            rate("holdfast_notifications_total", "receiver", "outcome", per=PER_MINUTE),
+                            busy(rate("holdfast_notifications_total", "receiver", "outcome", per=PER_MINUTE)),
                             "{{receiver}} {{outcome}}",
                         ),
                     ),
@@ -102,7 +103,7 @@ PEOPLE = Dashboard(
                     "By kind of sink and outcome. `retried`: it is tried again later.",
                     (
                         Query(
-                            rate("holdfast_notification_attempts_total", "sink", "outcome", per=PER_MINUTE),
+                            busy(rate("holdfast_notification_attempts_total", "sink", "outcome", per=PER_MINUTE)),
                             "{{sink}} {{outcome}}",
                         ),
                     ),

@@ -8,6 +8,7 @@ from deploy.observability.panels import (
     Panel,
     Query,
     Row,
+    busy,
     calm,
     grown,
     quantile,
@@ -62,7 +63,7 @@ PLANNER = Dashboard(
                 Panel(
                     "Events that changed nothing",
                     "Late and duplicate ones. They rise when replicas are killed; that is how nothing is lost.",
-                    (Query(rate("holdfast_task_events_ignored_total", "event"), "{{event}}"),),
+                    (Query(busy(rate("holdfast_task_events_ignored_total", "event")), "{{event}}"),),
                     unit="ops",
                     stacked=True,
                     quiet=True,
@@ -70,7 +71,7 @@ PLANNER = Dashboard(
                 Panel(
                     "Model calls that are made again",
                     "By what they failed of.",
-                    (Query(rate("holdfast_model_retries_total", "cause", per=PER_MINUTE), "{{cause}}"),),
+                    (Query(busy(rate("holdfast_model_retries_total", "cause", per=PER_MINUTE)), "{{cause}}"),),
                     unit="opm",
                     stacked=True,
                 ),

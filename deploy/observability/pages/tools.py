@@ -9,6 +9,7 @@ from deploy.observability.panels import (
     Panel,
     Query,
     Row,
+    busy,
     calm,
     grown,
     quantile,
@@ -31,7 +32,7 @@ TOOLS = Dashboard(
                 Panel(
                     "Calls a minute",
                     "By outcome. `rejected`: people said no; `unknown`: nobody can say whether it took effect.",
-                    (Query(rate(CALLS, "outcome", per=PER_MINUTE), "{{outcome}}"),),
+                    (Query(busy(rate(CALLS, "outcome", per=PER_MINUTE)), "{{outcome}}"),),
                     unit="opm",
                     stacked=True,
                 ),
@@ -77,7 +78,7 @@ TOOLS = Dashboard(
                 Panel(
                     "MCP servers connected",
                     "By process. All replicas should have the same.",
-                    (Query(f"holdfast_mcp_servers_connected {OF_OURS}", "{{job}} {{instance}}"),),
+                    (Query(f"holdfast_mcp_servers_connected {OF_OURS}", "{{service}} {{job}} {{instance}}"),),
                     width=10,
                 ),
             ),
