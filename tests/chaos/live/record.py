@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 TASK_STREAM = "KV_holdfast_0"
 STREAMS = (TASK_STREAM, "HOLDFAST_REQUESTS", "HOLDFAST_TIMERS", "HOLDFAST_DEAD_LETTERS")
 BATCH = 500
 LOOK_S = 0.02
 ANSWER_S = 2.0
+UNAVAILABLE = "503"
+"""Connections are taken, and streams are not served yet."""
 
 Json = dict[str, Any]
 
@@ -118,6 +121,8 @@ async def _read_some(client: Client, stream: str, since: int) -> list[Stored]:
                 while True:
                     answer = await answers.next_msg(timeout=ANSWER_S)
                     headers = answer.headers or {}
+                    if headers.get("Status") == UNAVAILABLE:  # it has the question's subject, like a message
+                        raise NoRespondersError
                     if "Nats-Subject" not in headers:
                         return found
                     found.append(
