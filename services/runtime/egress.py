@@ -8,9 +8,11 @@ to write one (decimal, octal, hexadecimal, IPv4 inside of IPv6) make no differen
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import msgspec
@@ -193,6 +195,51 @@ class Egress:
         if not permitted:
             raise EgressRefused(f"{host} may not be reached: {next(iter(judged.values()))}")
         return permitted
+
+
+def dial(addresses: Sequence[str], port: int, timeout_s: float) -> socket.socket:
+    """A connection to the first of the addresses that were judged that takes one. It blocks; raises `OSError`."""
+    failure: OSError | None = None
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout_s)
+        except OSError as error:
+            failure = error
+        except OverflowError as error:
+            raise OSError(f"{port} is no port") from error
+    raise failure or OSError("no address")
+
+
+@contextlib.contextmanager
+def dialling(
+    addresses: Sequence[str], port: int, timeout_s: float, limit_s: float
+) -> Generator[Callable[[], socket.socket]]:
+    """Connects like `dial`; after `limit_s` altogether, what was connected is hung up, whoever waits for it.
+
+    A time limit of a socket is for each piece that is read: by itself it never ends a conversation with somebody who
+    sends a byte now and then.
+    """
+    ends: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        connection = dial(addresses, port, timeout_s)
+        ends.append(connection.dup())
+        return connection
+
+    def hang_up() -> None:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit_s, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield connect
+    finally:
+        timer.cancel()
+        for end in ends:
+            end.close()
 
 
 def _named(rules: Rules, host: str) -> bool:

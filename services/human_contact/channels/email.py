@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from email.utils import parseaddr
@@ -25,6 +26,8 @@ from services.runtime.egress import BadRule, Egress, EgressRefused, Rules
 
 LINK_DAYS = 30
 """How long a link works at most; a question may wait longer, and its reminders bring new ones."""
+THREADS_MAX = 4
+"""Of each channel: mail servers that hang keep no other channel's."""
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class EmailChannel:
         self._smtp = options.smtp
         self._domain = parseaddr(self._smtp.sender)[1].rpartition("@")[2] or "holdfast.invalid"
         self._egress = _guard(setup.settings.egress_allow)
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"mail:{setup.key.name}")
 
     # --- the port ---
 
@@ -124,7 +128,7 @@ class EmailChannel:
             with visit(options, password, addresses, trust) as visiting:
                 return look(visiting)
 
-        return await asyncio.to_thread(go)
+        return await self._in_thread(go)
 
     # --- sending ---
 
@@ -174,7 +178,10 @@ class EmailChannel:
         if password:
             check_password_is_safe(smtp.host, smtp.security, addresses)
         outgoing = Outgoing(smtp, password, _trust() if smtp.security != "none" else None)
-        await asyncio.to_thread(outgoing.send, addresses, message)
+        await self._in_thread(lambda: outgoing.send(addresses, message))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         try:

@@ -11,30 +11,25 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from email.message import EmailMessage
 from ipaddress import ip_address
 
 from schemas.resources import IMAPOptions, SMTPOptions
 from services.human_contact.channels.base import ChannelFailed
+from services.runtime.egress import dialling
+from services.runtime.smtp import MailServer, connected
 
 TIMEOUT_S = 20.0
+VISIT_S = 120.0
+"""How long a look into a mailbox may take altogether."""
+LITERAL_BYTES_MAX = 1024 * 1024
+"""Of what a server sends in one piece, whatever it was asked for."""
 MAIL_BYTES_MAX = 256 * 1024
 """Of a message; what is behind that is not fetched."""
 UID_LENGTH_MAX = 10
 OURS = '"holdfast."'
 """In `In-Reply-To` or `References` of replies to us."""
-
-
-def dial(addresses: Sequence[str], port: int, timeout: float | None) -> socket.socket:
-    """A connection to the first address that takes one."""
-    failure: OSError | None = None
-    for address in addresses:
-        try:
-            return socket.create_connection((address, port), timeout or TIMEOUT_S)
-        except OSError as error:
-            failure = error
-    raise failure or OSError("no address")
 
 
 def check_password_is_safe(host: str, security: str, addresses: Sequence[str]) -> None:
@@ -56,11 +51,12 @@ class Outgoing:
 
     def send(self, addresses: Sequence[str], message: EmailMessage | None) -> None:
         """Hand a message over, or only sign in if there is none. Raises `ChannelFailed`."""
-        host = self._options.host
+        options, host = self._options, self._options.host
+        server = MailServer(host=host, port=options.port, security=options.security, timeout_s=TIMEOUT_S)
         try:
-            with self._connected(addresses) as client:
-                if self._options.username:
-                    client.login(self._options.username, self._password)
+            with connected(server, addresses, self._trust) as client:
+                if options.username:
+                    client.login(options.username, self._password)
                 if message is None:
                     client.noop()
                 else:
@@ -77,27 +73,6 @@ class Outgoing:
             raise ChannelFailed(f"{host}: {error}", transient=False) from error
         except (smtplib.SMTPException, OSError) as error:
             raise ChannelFailed(f"{host} was not reached: {error}", transient=True) from error
-
-    def _connected(self, addresses: Sequence[str]) -> smtplib.SMTP:
-        options, trust = self._options, self._trust
-
-        class Plain(smtplib.SMTP):
-            def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - judged before
-                return dial(addresses, port, timeout)
-
-        class Wrapped(smtplib.SMTP):
-            def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-                assert trust is not None
-                return trust.wrap_socket(dial(addresses, port, timeout), server_hostname=host)
-
-        kind = Wrapped if options.security == "tls" else Plain
-        client = kind(options.host, options.port, timeout=TIMEOUT_S)
-        if options.security == "starttls":
-            with contextlib.ExitStack() as on_failure:
-                on_failure.callback(client.close)
-                client.starttls(context=trust)
-                on_failure.pop_all()
-        return client
 
 
 def _said(text: object) -> str:
@@ -145,15 +120,16 @@ def visit(
 ) -> Generator[Visit]:
     """Sign in, and out. Raises `ChannelFailed`."""
     try:
-        client = _signed_in(options, password, addresses, trust)
-        try:
-            state, _ = client.select(_quoted(options.mailbox))
-            if state != "OK":
-                raise ChannelFailed(f"{options.host} has no mailbox {options.mailbox!r}", transient=True)
-            yield Visit(client)
-        finally:
-            with contextlib.suppress(imaplib.IMAP4.error, OSError):
-                client.logout()
+        with dialling(addresses, options.port, TIMEOUT_S, VISIT_S) as dial:
+            client = _signed_in(options, password, dial, trust)
+            try:
+                state, _ = client.select(_quoted(options.mailbox))
+                if state != "OK":
+                    raise ChannelFailed(f"{options.host} has no mailbox {options.mailbox!r}", transient=True)
+                yield Visit(client)
+            finally:
+                with contextlib.suppress(imaplib.IMAP4.error, OSError):
+                    client.logout()
     except imaplib.IMAP4.abort as error:
         raise ChannelFailed(f"{options.host} hung up: {str(error)[:200]}", transient=True) from error
     except imaplib.IMAP4.error as error:
@@ -169,11 +145,16 @@ def visit(
 
 
 def _signed_in(
-    options: IMAPOptions, password: str, addresses: Sequence[str], trust: ssl.SSLContext | None
+    options: IMAPOptions, password: str, dial: Callable[[], socket.socket], trust: ssl.SSLContext | None
 ) -> imaplib.IMAP4:
     class Plain(imaplib.IMAP4):
-        def _create_socket(self, timeout: float | None) -> socket.socket:
-            plain = dial(addresses, options.port, timeout)
+        def read(self, size: int) -> bytes:
+            if size > LITERAL_BYTES_MAX:
+                raise self.abort(f"a literal of {size} bytes")
+            return super().read(size)
+
+        def _create_socket(self, timeout: float | None) -> socket.socket:  # noqa: ARG002 - the dialler has its own
+            plain = dial()
             if options.security != "tls":
                 return plain
             assert trust is not None

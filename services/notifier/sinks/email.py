@@ -7,9 +7,7 @@ The message's id derives from the notification's, so that a mailbox can tell a r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import smtplib
-import socket
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from services.notifier.sinks.base import Letter
 from services.runtime.conversations import mail_thread
 from services.runtime.egress import Egress, EgressRefused
 from services.runtime.egress_http import default_trust
+from services.runtime.smtp import MailServer, connected
 
 POLICY = SMTP.clone(max_line_length=998)
 """Ids are longer than the usual line, and must not be broken."""
@@ -109,8 +108,9 @@ def _hand_over(
     trust: ssl.SSLContext | None,
 ) -> Outcome:
     """In a thread."""
+    server = MailServer(host=smtp.host, port=smtp.port, security=smtp.security, timeout_s=smtp.timeout_s)
     try:
-        with _connected(smtp, addresses, trust) as client:
+        with connected(server, addresses, trust) as client:
             if login is not None:
                 client.login(*login)
             refused = client.send_message(message)
@@ -136,33 +136,3 @@ def _refused(recipients: dict[str, Any]) -> NotTaken:
     code, text = next(iter(recipients.values()))
     said = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return NotTaken(error=f"SMTP error {code}: {said}", again=code < 500, status=code)
-
-
-def _connected(smtp: SMTPServer, addresses: Sequence[str], trust: ssl.SSLContext | None) -> smtplib.SMTP:
-    """A connection to one of the addresses that were judged; certificates are checked for the server's name."""
-
-    def dial(timeout: float) -> socket.socket:
-        failure: OSError | None = None
-        for address in addresses:
-            try:
-                return socket.create_connection((address, smtp.port), timeout)
-            except OSError as error:
-                failure = error
-        raise failure or OSError("no address")
-
-    class Plain(smtplib.SMTP):
-        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - judged before
-            return dial(timeout)
-
-    class Wrapped(smtplib.SMTP):
-        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - judged before
-            assert trust is not None
-            return trust.wrap_socket(dial(timeout), server_hostname=smtp.host)
-
-    client = (Wrapped if smtp.security == "tls" else Plain)(smtp.host, smtp.port, timeout=smtp.timeout_s)
-    if smtp.security == "starttls":
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(client.close)
-            client.starttls(context=trust)
-            on_failure.pop_all()
-    return client

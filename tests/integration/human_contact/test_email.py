@@ -243,6 +243,43 @@ async def test_a_mailbox_behind_tls_is_looked_into(tmp_path: Path, monkeypatch: 
                 await looked(people)
 
 
+@pytest.mark.parametrize("imap", [False, True], ids=["smtp", "imap"])
+async def test_a_server_that_says_a_letter_now_and_then_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imap: bool
+) -> None:
+    monkeypatch.setattr("services.runtime.smtp.LIMIT_S", 0.4)
+    monkeypatch.setattr("services.human_contact.channels.mail_servers.VISIT_S", 0.4)
+    gone = asyncio.Event()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(b"*" if imap else b"2")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        except OSError:
+            gone.set()
+
+    listening = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        channel = email(1 if imap else port, imap=port if imap else 0)
+        async with answering(tmp_path) as people:
+            await people.stage.apply(channel)
+            channels, key = people.entrance._reception.channels, ChannelKey("default", "oncall")
+
+            async def known() -> bool:
+                return channels.spec(key) is not None
+
+            await until(known, "the channel is known")
+            mine = channels.get(key)
+            assert isinstance(mine, email_channel.EmailChannel)
+            async with asyncio.timeout(5):
+                with pytest.raises(ChannelFailed):
+                    await (mine.visited(lambda _: None) if imap else mine._send(None))
+                await gone.wait()
+
+
 @pytest.mark.parametrize("garbage", [b"", b"hello\r\n", b"* OK\r\n* SEARCH {99999999\r\n", b"\xff\x00" * 100 + b"\r\n"])
 async def test_a_server_that_does_not_speak_imap_harms_nobody(tmp_path: Path, garbage: bytes) -> None:
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -310,17 +347,21 @@ async def test_a_mailbox_whose_replica_is_gone_is_taken_over_when_the_lease_is_o
     monkeypatch.setattr(mailboxes, "LEASE_S", 0.5)
     async with imap_server(AGENT) as imap, by_mail(tmp_path, imap=imap.port) as (people, _):
         await until(lambda: ready(people), "the channel is ready")
-        mine = people.entrance._mailboxes
-        gone = mailboxes.Mailboxes(people.stage.bus, mine._channels, people.entrance._reception.door, "gone")
-        await gone.look(ChannelKey("default", "oncall"))
-        visits = imap.visits
+        mine, key = people.entrance._mailboxes, ChannelKey("default", "oncall")
         await mine.stop()
-        mine.start()
+        gone, other = (
+            mailboxes.Mailboxes(people.stage.bus, mine._channels, people.entrance._reception.door, name)
+            for name in ("gone", "other")
+        )
+        await until(lambda: gone._leased(key), "the lease is another replica's")
+        visits = imap.visits
+        other.start()
 
         async def again() -> bool:
             return imap.visits > visits
 
-        await until(again, "another replica has looked")
+        await until(again, "the next replica has looked")
+        await other.stop()
 
 
 async def test_one_replica_at_a_time_looks_into_a_mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
