@@ -14,6 +14,7 @@ from deploy.observability.dashboards import DASHBOARDS, FOLDER, text_of
 from deploy.observability.pages.planner import PLANNER
 from deploy.observability.panels import COLUMNS, Dashboard, to_grafana
 from deploy.observability.reference import DOCUMENT, document
+from services.cli.serve import SERVICES
 from services.runtime.telemetry.families import Description
 from services.runtime.telemetry.metrics import catalogue
 from tests.support import alerts as rules
@@ -132,6 +133,29 @@ def test_what_all_replicas_share_is_never_summed_over_them() -> None:
 def test_every_metric_is_shown_somewhere() -> None:
     shown = {described(series).name for expr in EXPRESSIONS for series in re.findall(r"\bholdfast_\w+", expr)}
     assert KNOWN.keys() - shown == set()
+
+
+# --- who reads the rules ------------------------------------------------------------------
+
+
+def test_the_compose_file_and_the_chart_read_these_rules() -> None:
+    config = yaml.safe_load((rules.FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    (pattern,) = config["rule_files"]
+    read = {path.name for path in (rules.FOLDER / "rules").glob(Path(pattern).name)}
+    assert Path(pattern).parent == Path("/etc/prometheus/rules")
+    assert read == {path.name for path in (rules.FOLDER / "rules").iterdir()}
+    taken = (rules.FOLDER.parent / "alerts").glob("*.yaml")
+    assert {path.resolve() for path in taken} == set((rules.FOLDER / "rules").iterdir())
+
+
+def test_the_scraped_jobs_are_those_that_an_alert_looks_at() -> None:
+    config = yaml.safe_load((rules.FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    (expr,) = [alert.expr for alert in alerts() if alert.name == "HoldfastTargetDown"]
+    (jobs,) = re.findall(r'job=~"([^"]+)"', expr)
+    ours = [job["job_name"] for job in config["scrape_configs"] if "dns_sd_configs" in job]
+    assert ours == ["holdfast"]
+    for job in (*ours, *SERVICES):
+        assert re.fullmatch(jobs, job), "in Kubernetes, a job is named like its service"
 
 
 # --- alerts and the runbook ---------------------------------------------------------------
