@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 
 from services.runtime.errors import Unavailable
 from services.runtime.nats.wire import Raw, Receiver
+from services.runtime.tasks import spawn
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -131,6 +132,11 @@ class RawClient(Client):
             self._pending.clear()
             self._pending_data_size = 0
             self._abort()
+        # On its own: a reconnection that it breaks off would cancel it, and so whoever waits for it.
+        closing = spawn(self._close_quietly(), name="nats:close")
+        await asyncio.wait((closing,))
+
+    async def _close_quietly(self) -> None:
         with contextlib.suppress(NatsError, OSError):
             await self.close()
 
