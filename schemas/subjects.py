@@ -147,6 +147,10 @@ REQUEST_ID = "Holdfast-Request-Id"
 """On a request: the message id that makes it idempotent, where `Nats-Msg-Id` cannot be used."""
 REQUEST_SEQ = "Holdfast-Request-Seq"
 """On the first event of a task: the sequence of the request that it came of, in the stream of requests."""
+SEALED = "Holdfast-Sealed"
+"""The payload is encrypted; the value is the wrapped key that it was sealed with."""
+NAMESPACE = "Holdfast-Namespace"
+"""On a dead letter: whose it is."""
 PAYLOAD_REF = "Holdfast-Payload"
 """The payload is in the object store under this name; the body is empty."""
 REDRIVE = "Holdfast-Redrive"
@@ -318,7 +322,7 @@ class TaskSubjects(NamedTuple):
     @property
     def everything(self) -> tuple[str, ...]:
         """All that is stored about the task, in the order in which it is safe to purge it."""
-        kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "cmd.notify", "led", "int", "ntf", "msg", "evt")
+        kinds = ("cmd.llm", "cmd.tool", "cmd.ask", "cmd.notify", "led", "int", "ntf", "evt", "msg")
         return (*(f"{self.root}.{kind}.{self.task}.>" for kind in kinds), self.state)
 
     @property
@@ -335,6 +339,19 @@ class TaskSubjects(NamedTuple):
     def stop(self) -> str:
         """Ephemeral: whoever works for this task should stop."""
         return f"{PREFIX}.stop.{self.namespace}.{self.task}"
+
+
+def namespace_of(subject: str) -> str:
+    """The namespace that a state, request, or anything else of a task's stream is about; empty for other subjects."""
+    match subject.split("."):
+        case ["$KV", bucket, namespace, _] if bucket.removeprefix("holdfast_").isdecimal():
+            return namespace
+        case ["hf", "tasks", namespace, _]:
+            return namespace
+        case ["hf", partition, namespace, _, *_] if partition.isdecimal():
+            return namespace
+        case _:
+            return ""
 
 
 def all_interactions(partition: int, namespace: str) -> str:

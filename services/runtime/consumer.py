@@ -213,7 +213,7 @@ class Consumer:
             traceback="".join(traceback.format_exception(error))[-ATTEMPT_TEXT_MAX:],
         )
         try:
-            await self._dead_letters.note(self._queue.stream, inbound.seq, attempt)
+            await self._dead_letters.note(self._queue.stream, inbound.seq, inbound.subject, attempt)
         except RetryLater:
             logger.warning(
                 "could not note the failed attempt of %s", inbound.subject, extra={"action": "consumer.note"}

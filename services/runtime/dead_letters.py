@@ -22,9 +22,10 @@ class DeadLetters:
         self._log = log
         self._clock = clock
 
-    async def note(self, stream: str, seq: int, attempt: FailedAttempt) -> None:
-        """Record what went wrong at one delivery."""
-        await self._log.record(Outgoing(subjects.failed_attempt(stream, seq, attempt.delivery), encode(attempt)))
+    async def note(self, stream: str, seq: int, subject: str, attempt: FailedAttempt) -> None:
+        """Record what went wrong at one delivery of the message on a subject."""
+        place = subjects.failed_attempt(stream, seq, attempt.delivery)
+        await self._log.record(Outgoing(place, encode(attempt), _owner(subject)))
 
     async def bury(self, queue: Queue, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """Record the letter of a message; once, however often it is called."""
@@ -47,7 +48,9 @@ class DeadLetters:
             payload_is_base64=is_base64,
             attempts=attempts,
         )
-        await self._log.record(Outgoing(subjects.dead_letter(queue.stream, inbound.seq), encode(letter)))
+        await self._log.record(
+            Outgoing(subjects.dead_letter(queue.stream, inbound.seq), encode(letter), _owner(inbound.subject))
+        )
 
     async def _attempts(self, stream: str, seq: int) -> tuple[FailedAttempt, ...]:
         found: list[FailedAttempt] = []
@@ -57,3 +60,9 @@ class DeadLetters:
             except Malformed:
                 continue
         return tuple(sorted(found, key=lambda attempt: attempt.delivery))
+
+
+def _owner(subject: str) -> dict[str, str]:
+    """The header that says whose a letter is, where it is anybody's."""
+    namespace = subjects.namespace_of(subject)
+    return {subjects.NAMESPACE: namespace} if namespace else {}

@@ -38,5 +38,9 @@ class Unavailable(RetryLater):
     """The bus does not answer now."""
 
 
+class KeyMissing(Unavailable):
+    """Something is encrypted with a key that this process does not have. The text says which one, and for whom."""
+
+
 class Unheard(Unavailable):
     """The bus says that nobody listens there: a process that did is not connected any more."""

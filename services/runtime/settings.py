@@ -68,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long an ended task is kept before the planner removes it, in seconds; 0: until somebody deletes it."""
     secrets_dir: str = ""
     """Secrets as files, `<name>/<key>`: the layout of a Kubernetes secret volume."""
+    payload_keys_dir: str = ""
+    """Keys that payloads are encrypted with at rest, as files `<namespace>` or `_default`."""
     work_dir: str = ""
     """Working directories of tasks, `<namespace>/<task>`, of this installation alone; by default in the system's
     temporary directory."""

@@ -27,7 +27,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "anyio": ("services/tool_executor/mcp/",),
     "anthropic": ("services/llm_gateway/providers/anthropic.py",),
     "attrs": ("services/runtime/json_schema.py",),
-    "cryptography": ("services/cli/nats/certificates.py",),
+    "cryptography": ("services/cli/nats/certificates.py", "services/runtime/sealing.py"),
     "httpx2": (
         "services/human_contact/channels/slack_api.py",
         "services/llm_gateway/providers/",

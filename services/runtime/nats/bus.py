@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from schemas import subjects
 from services.runtime.nats import topology
@@ -20,6 +20,9 @@ from services.runtime.nats.timers import NatsTimers
 from services.runtime.nats.topology import DEAD_LETTER_S, Durability
 from services.runtime.ports import Survey
 from services.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from services.runtime.sealing import Sealer
 
 PAYLOAD_GRACE_S = 86_400
 
@@ -49,7 +52,7 @@ class NatsBus:
         )
         self._connection = connection
         self._settings = settings
-        self._payloads = Payloads(connection, replicas=settings.stream_replicas)
+        self._payloads = Payloads(connection, replicas=settings.stream_replicas, sealer=_sealer(settings))
         self.timers = NatsTimers(connection)
         self.resources = NatsStore(
             connection,
@@ -111,6 +114,14 @@ class NatsBus:
     async def __aexit__(self, *_: object) -> None:
         """Close it."""
         await self.close()
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    if not settings.payload_keys_dir:
+        return None
+    from services.runtime.sealing import Sealer  # noqa: PLC0415 - costs memory, and few need it
+
+    return Sealer(settings.payload_keys_dir)
 
 
 async def connect(settings: Settings, *, service: str, on_closed: Callable[[], None] | None = None) -> NatsBus:

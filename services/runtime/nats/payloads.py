@@ -10,15 +10,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
-from schemas.subjects import EXPECTED_LAST_SUBJECT_SEQUENCE, PAYLOAD_REF, PAYLOADS_BUCKET
-from services.runtime.errors import Refused
+from schemas.subjects import (
+    EXPECTED_LAST_SUBJECT_SEQUENCE,
+    NAMESPACE,
+    PAYLOAD_REF,
+    PAYLOADS_BUCKET,
+    SEALED,
+    namespace_of,
+)
+from services.runtime.errors import KeyMissing, Refused
 from services.runtime.nats import api
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.publish import Command, Mismatch, store
 from services.runtime.nats.read import Reader
 from services.runtime.nats.topology import payloads_stream
 from services.runtime.nats.wire import encode_headers
+
+if TYPE_CHECKING:
+    from services.runtime.sealing import Sealer
 
 PAYLOAD_BYTES_MAX = 256 << 20
 """The largest payload of one message."""
@@ -37,8 +48,9 @@ class PayloadLost(LookupError):
 class Payloads:
     """Stores and fetches large payloads."""
 
-    def __init__(self, connection: Connection, *, replicas: int) -> None:
+    def __init__(self, connection: Connection, *, replicas: int, sealer: Sealer | None = None) -> None:
         self._connection = connection
+        self._sealer = sealer
         self._reader = Reader(connection, payloads_stream(), replicas=replicas)
 
     async def outgoing(
@@ -48,6 +60,7 @@ class Payloads:
 
         `kept_s`: for messages that nobody purges, how long the payload is kept.
         """
+        data, headers = self._sealed(subject, data, headers)
         limit = self._connection.max_payload - HEADROOM_BYTES
         if len(data) <= limit // 2 or len(data) + len(encode_headers(headers)) <= limit:
             return Command(subject, data, headers)
@@ -59,9 +72,30 @@ class Payloads:
         return Command(subject, b"", {**headers, PAYLOAD_REF: reference})
 
     async def incoming(self, subject: str, data: bytes, headers: Mapping[str, str]) -> bytes:
-        """The payload that a message stands for; raises `PayloadLost` when it is not there."""
-        reference = headers.get(PAYLOAD_REF)
-        return data if reference is None else await self.fetch(subject, reference)
+        """The payload that a message stands for; raises `PayloadLost` when it is not there.
+
+        One that is sealed is opened; raises `KeyMissing`, or `Malformed` when it was changed.
+        """
+        if (reference := headers.get(PAYLOAD_REF)) is not None:
+            data = await self.fetch(subject, reference)
+        return self.opened(subject, data, headers)
+
+    def opened(self, subject: str, data: bytes, headers: Mapping[str, str]) -> bytes:
+        """The data of a message, opened if it is sealed; raises `KeyMissing` or `Malformed`."""
+        sealed = headers.get(SEALED)
+        if sealed is None:
+            return data
+        namespace = _owner(subject, headers)
+        if self._sealer is None:
+            raise KeyMissing(f"{subject} is sealed, and HOLDFAST_PAYLOAD_KEYS_DIR does not say where the keys are")
+        return self._sealer.open(namespace, subject, data, sealed)
+
+    def _sealed(self, subject: str, data: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
+        namespace = _owner(subject, headers)
+        if self._sealer is None or not namespace or (made := self._sealer.seal(namespace, subject, data)) is None:
+            return data, headers
+        sealed, header = made
+        return sealed, {**headers, SEALED: header}
 
     async def fetch(
         self, subject: str, reference: str, *, working: Callable[[], Awaitable[None]] | None = None
@@ -112,6 +146,11 @@ class Payloads:
             await store(self._connection, piece)
         except Mismatch:
             return  # the same digest: the same piece
+
+
+def _owner(subject: str, headers: Mapping[str, str]) -> str:
+    """The namespace that a message belongs to, or empty."""
+    return namespace_of(subject) or headers.get(NAMESPACE, "")
 
 
 def _parse(subject: str, reference: str) -> tuple[str, int, str]:

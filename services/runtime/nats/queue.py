@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from schemas.subjects import PAYLOAD_REF
-from services.runtime.errors import Unavailable
+from schemas.subjects import PAYLOAD_REF, SEALED
+from schemas.wire import Malformed
+from services.runtime.errors import KeyMissing, Unavailable
 from services.runtime.nats import topology
 from services.runtime.nats.connection import Connection
 from services.runtime.nats.payloads import PayloadLost, Payloads
@@ -18,6 +20,7 @@ from services.runtime.nats.pull import SILENCE_S, Pull
 from services.runtime.nats.topology import ConsumerPlan, Incompatible
 from services.runtime.nats.wire import Raw, decode_headers, own_headers, time_of_ns
 from services.runtime.ports import Delivery
+from services.runtime.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +32,19 @@ PAUSE_FORGOTTEN_S = 10.0
 """After this time without trouble, the next one is met without a pause."""
 REPAIR_BUDGET_S = 2.0
 PAYLOAD_RETRY_S = 1.0
+KEY_LOOK_S = 1.0
+KEY_PATIENCE_S = 600.0
+KEY_AGAIN_S = 60.0
+"""How often a missing key is looked for, for how long a message is kept in hand for it, and then handed back."""
+WAITING_MAX = 256
+"""Messages of one consumer that are kept in hand for their keys."""
 NANOSECONDS = 1_000_000_000
 
 
 class NatsDelivery:
     """A message in hand. Answers to the server never raise: if one is lost, the message comes again."""
 
-    __slots__ = ("_connection", "_reply", "at", "data", "delivered", "headers", "reference", "seq", "subject")
+    __slots__ = ("_connection", "_reply", "at", "data", "delivered", "headers", "reference", "sealed", "seq", "subject")
 
     def __init__(self, connection: Connection, raw: Raw) -> None:
         self._connection = connection
@@ -44,6 +53,7 @@ class NatsDelivery:
         self.data = raw.data
         headers = decode_headers(raw.headers)
         self.reference: str | None = headers.get(PAYLOAD_REF)
+        self.sealed: str | None = headers.get(SEALED)
         self.headers: Mapping[str, str] = own_headers(headers)
         tokens = raw.reply.split(".")
         first = 4 if len(tokens) == 9 else 6  # the second form has the domain and the account before the stream
@@ -90,6 +100,7 @@ class NatsQueue:
         self._buffer: deque[NatsDelivery] = deque()
         self._pull = Pull(connection, plan.stream, plan.name, self._received)
         self._repairs = repairs
+        self._waiting = Tasks()
         self._pause_s = 0.0
         self._recovered_at = 0.0
         self._closed = False
@@ -107,13 +118,14 @@ class NatsQueue:
             await self._pull.wait(min(remaining, SILENCE_S))
         self._pause_s = 0.0
         taken = [self._buffer.popleft() for _ in range(min(free, len(self._buffer)))]
-        if any(delivery.reference for delivery in taken):
+        if any(delivery.reference or delivery.sealed for delivery in taken):
             return await self._with_payloads(taken)
         return taken
 
     async def close(self) -> None:
         """Stop taking; what was buffered goes back to the stream."""
         self._closed = True
+        await self._waiting.close()
         await self._pull.close()
         while self._buffer:
             await self._buffer.popleft().nak(0)
@@ -149,16 +161,45 @@ class NatsQueue:
         return [delivery for delivery, complete in zip(taken, ready, strict=True) if complete]
 
     async def _with_payload(self, delivery: NatsDelivery) -> bool:
-        """Fetch what the message stands for. False: it goes back. A payload that is gone ends as a dead letter."""
-        if delivery.reference is None:
-            return True
+        """Fetch what the message stands for, and open it. False: it goes back.
+
+        What is gone, or was changed, ends as a dead letter: nobody can make sense of it.
+        """
         try:
-            delivery.data = await self._payloads.fetch(delivery.subject, delivery.reference, working=delivery.working)
+            if delivery.reference is not None:
+                delivery.data = await self._payloads.fetch(
+                    delivery.subject, delivery.reference, working=delivery.working
+                )
+            if delivery.sealed is not None:
+                delivery.data = self._payloads.opened(delivery.subject, delivery.data, {SEALED: delivery.sealed})
         except PayloadLost as lost:
             logger.error("%s", lost, extra={"action": "nats.payload_lost"})  # noqa: TRY400 - the text says it all
-            delivery.headers = {**delivery.headers, PAYLOAD_REF: delivery.reference}
+            delivery.headers = {**delivery.headers, PAYLOAD_REF: delivery.reference or ""}
+        except Malformed as changed:
+            logger.error("%s", changed, extra={"action": "nats.payload_changed"})  # noqa: TRY400 - the text says it all
+        except KeyMissing as missing:
+            logger.warning("%s waits: %s", delivery.subject, missing, extra={"action": "nats.key"})
+            if len(self._waiting) < WAITING_MAX:
+                self._waiting.spawn(self._until_opened(delivery), name=f"key:{delivery.subject}")
+            else:
+                await delivery.nak(KEY_AGAIN_S)
+            return False
         except Unavailable as failure:
             logger.warning("%s goes back: %s", delivery.subject, failure, extra={"action": "nats.payload"})
             await delivery.nak(PAYLOAD_RETRY_S)
             return False
         return True
+
+    async def _until_opened(self, delivery: NatsDelivery) -> None:
+        """Keep a message in hand until somebody brings its key: handing it back would use its deliveries up."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + KEY_PATIENCE_S
+        while loop.time() < give_up:
+            await asyncio.sleep(min(KEY_LOOK_S, self.ack_wait_s / 3))
+            await delivery.working()
+            with contextlib.suppress(KeyMissing, Malformed):
+                self._payloads.opened(delivery.subject, delivery.data, {SEALED: delivery.sealed or ""})
+                self._buffer.append(delivery)
+                self._pull.wake()
+                return
+        await delivery.nak(KEY_AGAIN_S)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.subjects import MSG_ID, PAYLOAD_REF
+from schemas.subjects import MSG_ID, PAYLOAD_REF, SEALED
 
 HEADER_LINE = b"NATS/1.0"
 STATUS_AT = len(HEADER_LINE) + 1
@@ -84,7 +84,7 @@ def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in headers.items()
-        if (not key.startswith("Nats-") or key == MSG_ID) and key != PAYLOAD_REF
+        if (not key.startswith("Nats-") or key == MSG_ID) and key not in (PAYLOAD_REF, SEALED)
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import Literal
@@ -35,6 +36,16 @@ class log_ids:  # noqa: N801 - used like the function it was: a class takes half
         _ids.reset(self._token)
 
 
+def ids_at_hand() -> Mapping[str, str]:
+    """The ids that every line has now."""
+    return _ids.get()
+
+
+def extras_of(record: logging.LogRecord) -> dict[str, object]:
+    """What a line says beside its text."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
@@ -53,7 +64,7 @@ class JsonFormatter(logging.Formatter):
             "msg": record.getMessage(),
             **_ids.get(),
         }
-        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        line.update(extras_of(record))
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
         return self._encoder.encode(line).decode()

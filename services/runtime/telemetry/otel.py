@@ -7,21 +7,22 @@ log has them, under the same trace.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span as AnySpan
+from opentelemetry.trace import TraceFlags, TraceState, set_span_in_context
 
 from schemas.tracing import is_sampled, is_traceparent, span_id, trace_id
 from services.runtime.errors import RetryLater
@@ -58,15 +59,24 @@ class _Decided(Sampler):
     """The environment's sampler, but for spans about which was decided when their task was submitted."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.asked = sampler
+        self._sampler = sampler
 
-    def should_sample(self, parent_context: Context | None, trace_id: int, name: str, *more: Any, **kw: Any) -> SamplingResult:  # noqa: E501
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes | None = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
         if _pinned.get() is not None:
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, kw.get("attributes") or (more[1] if len(more) > 1 else None))
-        return self.asked.should_sample(parent_context, trace_id, name, *more, **kw)
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
+        return self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
-        return self.asked.get_description()
+        return self._sampler.get_description()
 
 
 class Whole(SpanProcessor):
@@ -178,6 +188,14 @@ def resource(service: str, replica: str) -> Resource:
     return Resource.create(ours).merge(OTELResourceDetector().detect())
 
 
+def remote_context(traceparent: str, trace: str) -> Context:
+    """The context of a line of log: a span, or a trace only, or neither."""
+    if not is_traceparent(traceparent) and trace:
+        alone = SpanContext(int(trace, 16), 0, is_remote=True)
+        return set_span_in_context(NonRecordingSpan(alone), Context())
+    return _context(traceparent)
+
+
 def make_recorder(service: str, replica: str, exporter: SpanExporter | None, endpoint: str) -> SpanRecorder:
     """A recorder that exports to `exporter`, or by OTLP over HTTP to `endpoint`, as the environment says."""
     if exporter is None:
@@ -203,7 +221,7 @@ def _version() -> str:
         return "unknown"
 
 
-def _end(span: trace.Span, attributes: dict[str, Any], end: datetime | None) -> None:
+def _end(span: AnySpan, attributes: dict[str, Any], end: datetime | None) -> None:
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
     if error := attributes.get("error.type"):
         span.set_status(Status(StatusCode.ERROR, str(error)))
@@ -223,7 +241,7 @@ def _remote(traceparent: str) -> SpanContext | None:
 
 def _context(traceparent: str) -> Context:
     remote = _remote(traceparent)
-    return trace.set_span_in_context(NonRecordingSpan(remote) if remote is not None else trace.INVALID_SPAN)
+    return set_span_in_context(NonRecordingSpan(remote) if remote is not None else INVALID_SPAN)
 
 
 def _links(to: str, parent: str) -> list[Link]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from services.runtime.consumer import Inbound
+    from services.runtime.ports import Entry
     from services.runtime.telemetry.otel import SpanRecorder
 
 _current: ContextVar[str] = ContextVar("holdfast_traceparent", default="")
@@ -49,6 +50,13 @@ def trace_headers() -> dict[str, str]:
     """The context at hand, as headers for a message."""
     current = _current.get()
     return {TRACEPARENT: current} if current else {}
+
+
+def traced_like(entry: Entry | None) -> dict[str, str]:
+    """The context that an entry came with, as headers for a message about the same task: whoever asks for something
+    has another trace, or none."""
+    found = entry.headers.get(TRACEPARENT, "") if entry is not None else ""
+    return {TRACEPARENT: found} if found else {}
 
 
 class Traces:
@@ -182,4 +190,5 @@ __all__ = [
     "new_traceparent",
     "trace_headers",
     "trace_id",
+    "traced_like",
 ]
