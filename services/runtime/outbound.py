@@ -97,7 +97,7 @@ class Client:
     async def _follow(self, client: httpx2.AsyncClient, call: Call) -> Answer:
         url, secret = httpx2.URL(call.url), dict(call.secret_headers)
         for _ in range(REDIRECTS_MAX + 1):
-            headers = {"User-Agent": USER_AGENT, **secret, **call.headers}
+            headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **secret, **call.headers}
             async with client.stream(call.method, url, content=call.body or None, headers=headers) as response:
                 if response.status_code not in (307, 308):
                     return await _answer(response, call.body_max)
@@ -114,7 +114,8 @@ class Client:
 async def _answer(response: httpx2.Response, body_max: int) -> Answer:
     body = b""
     try:
-        async for piece in response.aiter_bytes():
+        # As it comes: what is packed grows a thousandfold before its length can be seen.
+        async for piece in response.aiter_raw():
             body += piece
             if len(body) >= body_max:
                 break

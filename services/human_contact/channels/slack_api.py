@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -47,11 +48,16 @@ class SlackApi:
         await self._client.aclose()
 
     async def _send(self, verb: str, method: str, headers: dict[str, str], **more: Any) -> dict[str, Any]:
+        headers = {**headers, "Accept-Encoding": "identity"}
         try:
-            response = await self._client.request(verb, f"{self._base}/{method}", headers=headers, **more)
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._client.stream(verb, f"{self._base}/{method}", headers=headers, **more) as response,
+            ):
+                body = await _body(response)
         except UnicodeEncodeError as error:
             raise ChannelFailed("Slack's token has characters that no header may have", transient=False) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise ChannelFailed(f"Slack was not reached: {type(error).__name__}", transient=True) from error
         after_s = _seconds(response.headers.get("retry-after", ""))
         if response.status_code != 200:
@@ -60,8 +66,8 @@ class SlackApi:
                 f"Slack answered {method} with status {response.status_code}", transient=transient, after_s=after_s
             )
         try:
-            answer: Any = msgspec.json.decode(response.content[:ANSWER_BYTES_MAX])
-        except msgspec.DecodeError as error:
+            answer: Any = msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ChannelFailed(f"Slack's answer to {method} is no JSON", transient=True) from error
         if not isinstance(answer, dict) or answer.get("ok") is not True:  # pyright: ignore[reportUnknownMemberType] - any JSON
             said = str(answer.get("error", "")) if isinstance(answer, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - any JSON
@@ -70,6 +76,16 @@ class SlackApi:
                 f"Slack says {said[:80]!r} to {method}{detail}", transient=said in PASSING, after_s=after_s, said=said
             )
         return answer  # pyright: ignore[reportUnknownVariableType] - any JSON
+
+
+async def _body(response: httpx2.Response) -> bytes:
+    """What was said, as it comes, and no more of it than an answer has."""
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > ANSWER_BYTES_MAX:
+            break
+    return bytes(body[:ANSWER_BYTES_MAX])
 
 
 def _detail(answer: Any) -> str:

@@ -79,6 +79,13 @@ def test_a_line_for_people_ends_with_the_ids() -> None:
     assert text.endswith("hello  [task=t1]")
 
 
+def test_what_a_stranger_wrote_begins_no_line_for_people() -> None:
+    text = TextFormatter("planner").format(record("mail of %s", "eve\n10:00:00 INFO    planner  all is well\x1b[2J"))
+    assert text.endswith(r"mail of eve\n10:00:00 INFO    planner  all is well\x1b[2J")
+    failed = TextFormatter("planner").format(record("failed", error=ValueError("x")))
+    assert failed.splitlines()[-1] == "ValueError: x"
+
+
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
