@@ -64,6 +64,8 @@ UNSEEN_S = 0.1
 """How often a wake-up is handed back whose question is not seen; in all, that is some 3 seconds."""
 CHANNEL_AFTER_S = 2.0
 """When a channel is looked for again that is not declared."""
+AFTER_DEAD_S = 900.0
+"""When a question is looked at again whose wake-up could not be handled."""
 REFUSED_LENGTH_MAX = 1_000
 CLOSE_TRIES = 6
 """How often channels are told that a question is over, before they are left with it; in all, some 15 seconds."""
@@ -231,6 +233,12 @@ class Desk:
         elif delivered <= UNSEEN_MAX:
             raise RetryLater(f"question {place.asked} is not seen yet", after_s=UNSEEN_S * 2**delivered)
 
+    async def wake_later(self, place: Place) -> None:
+        """A wake-up is a dead letter: there is another, so that the question ends."""
+        asked = await self._asked(self._bus.log(place.task.partition), place)
+        if asked is not None:
+            await self._wake(place, asked, self._bus.clock.now() + span(AFTER_DEAD_S))
+
     # --- asking ---
 
     async def _asked(self, log: Log, place: Place, *, at_least: int = 0) -> InteractionRequested | None:
@@ -269,6 +277,7 @@ class Desk:
         """Give a call its result that people cannot be asked about."""
         log = self._bus.log(place.task.partition)
         await self._fail(log, place, command, text, self._bus.clock.now())
+        await self.withdraw(place, "people could not be asked")
 
     async def _fail(self, log: Log, place: Place, command: AskPerson, text: str, at: datetime) -> None:
         asked = InteractionRequested(

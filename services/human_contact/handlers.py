@@ -81,8 +81,17 @@ class People:
         place = Place(task, command.request, command.n)
         await self._desk.fail(place, command, f"People could not be asked ({reason}): {error[:500]}")
 
+    async def on_dead_timer(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
+        """A wake-up that could not be handled: without another one its question would wait for good."""
+        await self.on_dead(inbound, reason, error)
+        try:
+            place = _place(task_of(inbound.subject), decode(inbound.data, PeopleDue).interaction)
+        except (ValueError, Malformed):
+            return
+        await self._desk.wake_later(place)
+
     async def on_dead(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
-        """An answer or a wake-up that could not be handled: the dead letter is all there is to it."""
+        """An answer that could not be handled: the dead letter is all there is to it."""
         logger.error("%s: %s (%s)", inbound.subject, error, reason, extra={"action": "interaction.dead"})
 
     @contextmanager

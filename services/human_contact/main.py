@@ -39,7 +39,7 @@ class HumanContact:
                 Subscription(subjects.HUMAN_CONTACT, partition, people.on_ask, people.on_dead_ask),
                 Subscription(subjects.HUMAN_CONTACT_ANSWERS, partition, people.on_answered, people.on_dead),
             ]
-        return [*found, Subscription(subjects.HUMAN_CONTACT_TIMERS, None, people.on_timer, people.on_dead)]
+        return [*found, Subscription(subjects.HUMAN_CONTACT_TIMERS, None, people.on_timer, people.on_dead_timer)]
 
     async def start(self) -> None:
         """Keep the channels' statuses, and let answers in."""

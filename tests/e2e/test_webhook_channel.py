@@ -49,7 +49,9 @@ async def test_a_kill_while_a_webhook_is_asked_repeats_the_question_under_its_id
         assert first == second
 
         _, data = first
-        body = json.dumps({"task": data["task"], "interaction": data["interaction"], "by": "ann"}).encode()
+        shown = data["question"]["digest"]
+        said = {"task": data["task"], "interaction": data["interaction"], "by": "ann", "digest": shown}
+        body = json.dumps(said).encode()
         headers = signed_headers([KEY], "msg_1", datetime.now(UTC), body)
         async with httpx2.AsyncClient(trust_env=False) as client:
             reply = await client.post(f"{people.url}{data['answerTo']}", content=body, headers=headers)

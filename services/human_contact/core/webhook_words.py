@@ -33,7 +33,7 @@ class Posted(Strict, frozen=True, kw_only=True):
     """Who answers, as the receiver knows them."""
     scope: ApprovalScope = "once"
     digest: str = ""
-    """Approval, uncertain: of what was shown."""
+    """Approval, uncertain: of what was shown; required to accept."""
 
     def answer(self) -> AnswerInteraction:
         """As the front door takes it."""

@@ -51,6 +51,8 @@ class WebhookAnswers:
         found = await door.find(key.namespace, posted.task, posted.interaction)
         if found is None or key.name not in found.channels:
             raise Unfit(404, f"Task {posted.task[:80]!r} has asked nothing {posted.interaction[:80]!r} here.")
+        if found.asked.digest and posted.action == "accept" and not posted.digest:
+            raise Unfit(422, "digest is required: it is that of the question, and says what was shown.")
         reply = await door.answer(key.namespace, posted.answer(), key.name)
         status = 200 if isinstance(reply, Accepted) else STATUSES.get(reply.code, 409)
         return said(status, sentence(reply))

@@ -99,7 +99,8 @@ async def answer(
     **fields: Any,
 ) -> httpx2.Response:
     """Post an answer as the receiver."""
-    body = json.dumps({"task": data["task"], "interaction": data["interaction"], **fields}).encode()
+    shown = {"digest": data["question"]["digest"]} if "digest" in data["question"] else {}
+    body = json.dumps({"task": data["task"], "interaction": data["interaction"], **shown, **fields}).encode()
     headers = signed_headers([key], "msg_answer", datetime.now(UTC) - timedelta(seconds=age_s), body)
     return await people.send("POST", f"/webhook/default/{channel}", content=body, headers=headers)
 
@@ -152,6 +153,8 @@ async def test_arguments_may_be_edited_and_a_wrong_digest_is_refused(tmp_path: P
         task = await begin(people)
         ((_, data),) = await posted(server, "interaction.asked")
         assert (await answer(people, data, digest="other")).status_code == 409
+        unseen = await answer(people, data, digest="")
+        assert (unseen.status_code, "digest is required" in unseen.text) == (422, True)
         assert (await answer(people, data, arguments="[1]")).status_code == 422
         assert (await answer(people, data, arguments='{"path": "b"}')).status_code == 200
         granted = decode(await people.stage.stored(task, task.approval_event("r1", 1)), ApprovalGranted)

@@ -17,6 +17,7 @@ from schemas.resources import Grant, Ref
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled
 from schemas.wire import decode
+from services.human_contact import desk
 from services.human_contact.channels.base import ChannelFailed
 from services.runtime.ports import Store, StoreEntry
 from tests.support.people import People, channel, with_people
@@ -390,6 +391,35 @@ async def test_a_reminder_that_fails_does_not_end_the_question(transient: bool, 
         assert step.delivered
         assert isinstance(await people.answer(await people.asked(task)), Accepted)
         assert (await approval(people, task)).by == "ann"
+
+
+async def test_a_question_that_cannot_be_handled_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "MOVES_MAX", 0)
+    async with with_people() as people:
+        await people.agent(channel())
+        task = await begin(people)
+        finished = await people.result(task)
+        assert "People could not be asked (broken)" in finished.content
+        data = await people.stage.stored(task, task.interaction_answered("r1", 1, 0))
+        assert decode(data, InteractionAnswered).via == "withdrawn"
+
+
+async def test_a_wake_up_that_cannot_be_handled_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(desk, "AFTER_DEAD_S", 0.3)
+    async with with_people() as people:
+        await people.agent(channel(remind_s=0.1, timeout_s=1.0))
+        task = await begin(people)
+        await people.delivered()
+        with monkeypatch.context() as broken:
+            broken.setattr(desk, "MOVES_MAX", 0)
+
+            async def dead() -> bool:
+                return any("goes round" in record.getMessage() for record in caplog.records)
+
+            await until(dead, "a wake-up is a dead letter")
+        assert "Nobody answered" in (await people.result(task)).content
 
 
 async def test_a_task_that_is_cancelled_withdraws_its_questions() -> None:
