@@ -15,7 +15,7 @@ from deploy.observability.dashboards import DASHBOARDS
 from deploy.observability.panels import Panel, Query
 from services.runtime.telemetry.families import OTHER
 from services.runtime.telemetry.metrics import catalogue
-from tests.support.alerts import FOLDER, Alert, alerts
+from tests.support.alerts import FOLDER, TESTS, Alert, alerts
 from tests.support.observed import Observed, observed
 from tests.support.prometheus import Prometheus, program
 
@@ -151,7 +151,7 @@ def test_the_format_and_the_names_are_as_prometheus_wants_them(running: Observed
 
 @pytest.mark.parametrize("arguments", [("check", "rules"), ("test", "rules")], ids=["check", "test"])
 def test_promtool_is_content_with_the_rules(arguments: tuple[str, str]) -> None:
-    folder = FOLDER / ("rules" if arguments[0] == "check" else "tests")
+    folder = FOLDER if arguments[0] == "check" else TESTS
     files = [str(path) for path in sorted(folder.glob("*.yaml"))]
     done = subprocess.run([program("promtool"), *arguments, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,9 @@ import yaml
 
 from tests.support.stack import REPOSITORY
 
-FOLDER = REPOSITORY / "deploy" / "observability" / "prometheus"
+FOLDER = REPOSITORY / "deploy" / "observability" / "alerts"
+TESTS = REPOSITORY / "deploy" / "observability" / "prometheus" / "tests"
+CONFIG = REPOSITORY / "deploy" / "observability" / "prometheus" / "prometheus.yml"
 SEVERITIES = ("critical", "warning", "info")
 _COMPARED = re.compile(r"(.*\S)\s+(?:>|<)\s+-?[\d.]+")
 _ABSENT = re.compile(r"absent\((.+)\)")
@@ -39,7 +41,7 @@ class Alert(NamedTuple):
 def alerts() -> list[Alert]:
     """All rules, in their order."""
     found: list[Alert] = []
-    for path in sorted((FOLDER / "rules").glob("*.yaml")):
+    for path in sorted(FOLDER.glob("*.yaml")):
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         for group in content["groups"]:
             found += [

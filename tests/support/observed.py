@@ -4,7 +4,7 @@
         await running.round()          tasks that succeed, fail, wait, ask people, and tell others
         running.prometheus.query(...)
 
-Prometheus looks once a second, with the rules of `deploy/observability/prometheus/rules`.
+Prometheus looks once a second, with the rules of `deploy/observability/alerts`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from schemas.resources import (
 from schemas.subjects import TaskSubjects
 from schemas.task import Failed, FinalAnswer
 from services.runtime.ports import Outgoing
+from tests.support.alerts import FOLDER
 from tests.support.prometheus import Prometheus, prometheus
-from tests.support.stack import REPOSITORY, Stack, stack
+from tests.support.stack import Stack, stack
 from tests.support.stage import until
 
 SERVICES = ("planner", "llm-gateway", "tool-executor", "human-contact", "notifier")
-RULES = REPOSITORY / "deploy" / "observability" / "prometheus" / "rules"
 QUICK = {
     "HOLDFAST_HTTP_PORT": "0",
     "HOLDFAST_SURVEY_S": "0.5",
@@ -206,7 +206,7 @@ def _config(ports: dict[str, int]) -> str:
     targets = [{"targets": [f"127.0.0.1:{port}"], "labels": {"service": service}} for service, port in ports.items()]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES / "*.yaml")],
+        "rule_files": [str(FOLDER / "*.yaml")],
         "scrape_configs": [{"job_name": "holdfast", "static_configs": targets}],
     }
     return yaml.safe_dump(config)

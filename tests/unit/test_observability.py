@@ -138,18 +138,19 @@ def test_every_metric_is_shown_somewhere() -> None:
 # --- who reads the rules ------------------------------------------------------------------
 
 
-def test_the_compose_file_and_the_chart_read_these_rules() -> None:
-    config = yaml.safe_load((rules.FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+def test_prometheus_in_compose_reads_these_rules() -> None:
+    config = yaml.safe_load(rules.CONFIG.read_text(encoding="utf-8"))
     (pattern,) = config["rule_files"]
-    read = {path.name for path in (rules.FOLDER / "rules").glob(Path(pattern).name)}
-    assert Path(pattern).parent == Path("/etc/prometheus/rules")
-    assert read == {path.name for path in (rules.FOLDER / "rules").iterdir()}
-    taken = (rules.FOLDER.parent / "alerts").glob("*.yaml")
-    assert {path.resolve() for path in taken} == set((rules.FOLDER / "rules").iterdir())
+    compose = yaml.safe_load((ROOT / "deploy" / "compose" / "observability.yaml").read_text(encoding="utf-8"))
+    mounts = dict(mount.split(":")[:2] for mount in compose["services"]["prometheus"]["volumes"])
+    (folder,) = [source for source, target in mounts.items() if target == str(Path(pattern).parent)]
+    assert (ROOT / folder).resolve() == rules.FOLDER
+    assert set(rules.FOLDER.glob(Path(pattern).name)) == set(rules.FOLDER.glob("*.yaml"))
+    assert not any(path.is_symlink() for path in rules.FOLDER.iterdir()), "a link out of a mounted folder leads nowhere"
 
 
 def test_the_scraped_jobs_are_those_that_an_alert_looks_at() -> None:
-    config = yaml.safe_load((rules.FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    config = yaml.safe_load(rules.CONFIG.read_text(encoding="utf-8"))
     (expr,) = [alert.expr for alert in alerts() if alert.name == "HoldfastTargetDown"]
     (jobs,) = re.findall(r'job=~"([^"]+)"', expr)
     ours = [job["job_name"] for job in config["scrape_configs"] if "dns_sd_configs" in job]
@@ -196,7 +197,7 @@ def test_the_runbook_names_panels_that_there_are() -> None:
 
 @every_alert
 def test_an_alert_is_tested_when_it_fires_and_when_it_does_not(alert: Alert) -> None:
-    tests = yaml.safe_load((rules.FOLDER / "tests" / "holdfast_test.yaml").read_text(encoding="utf-8"))["tests"]
+    tests = yaml.safe_load((rules.TESTS / "holdfast_test.yaml").read_text(encoding="utf-8"))["tests"]
     about = [one for one in tests if one["name"].startswith(f"{alert.name}: ")]
     asked = [question for one in about for question in one["promql_expr_test"]]
     assert all(f'alertname="{alert.name}"' in question["expr"] for question in asked)
@@ -204,6 +205,6 @@ def test_an_alert_is_tested_when_it_fires_and_when_it_does_not(alert: Alert) -> 
 
 
 def test_the_test_of_the_alerts_names_series_that_there_are() -> None:
-    text = (rules.FOLDER / "tests" / "holdfast_test.yaml").read_text(encoding="utf-8")
+    text = (rules.TESTS / "holdfast_test.yaml").read_text(encoding="utf-8")
     for series in re.findall(r"series: '(holdfast_\w+)", text):
         described(series)
