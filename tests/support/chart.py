@@ -61,9 +61,9 @@ EVERYTHING: dict[str, Any] = {
     },
     "bus": {
         "url": "tls://nats-0.example.com:4222,tls://nats-1.example.com:4333",
-        "auth": {"secret": "holdfast-nats-{service}"},
-        "tls": {"secret": "holdfast-tls-{service}"},
-        "apiPrefix": "$JS.hf.API",
+        "auth": {"secret": "holdfast-bus-{service}"},
+        "tls": {"secret": "holdfast-bus-{service}"},
+        "accounts": True,
     },
     "defaults": {
         "priorityClassName": "agents",
@@ -77,6 +77,7 @@ EVERYTHING: dict[str, Any] = {
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
         "maxUnavailable": "50%",
+        "preStopSeconds": 30,
     },
     "services": {
         "llm-gateway": {
@@ -91,6 +92,7 @@ EVERYTHING: dict[str, Any] = {
         "notifier": {"secrets": [{"name": "webhooks"}]},
         "human-contact": {"secrets": [{"name": "slack"}]},
     },
+    "payloadKeys": {"secret": "payload-keys"},
     "workDirectory": {"persistent": True, "size": "50Gi", "storageClass": "shared"},
     "people": {
         "enabled": True,
@@ -104,7 +106,7 @@ EVERYTHING: dict[str, Any] = {
             "tls": [{"hosts": ["people.example.com"], "secretName": "people-tls"}],
         },
     },
-    "keda": {"enabled": True, "natsMonitor": "nats-headless.nats.svc:8222", "account": "HOLDFAST"},
+    "keda": {"enabled": True, "natsMonitor": "nats-headless.nats.svc:8222"},
     "monitoring": {
         "labels": {"release": "prometheus"},
         "podMonitor": {"enabled": True},
@@ -170,6 +172,7 @@ BAD_CASES: dict[str, tuple[Values, str]] = {
     "secrets for the planner": ({"services": {"planner": {"secrets": [{"name": "openai"}]}}}, "planner"),
     "a secret without a name": ({"services": {"notifier": {"secrets": [{"as": "x"}]}}}, "name"),
     "a folder out of the secrets'": ({"services": {"notifier": {"secrets": [{"name": "a", "as": "../b"}]}}}, "as"),
+    "accounts with one key for all": ({"bus": {"accounts": True, "auth": {"secret": "key"}}}, "{service}"),
     "KEDA that cannot ask NATS": ({"keda": {"enabled": True}}, "keda.natsMonitor"),
     "an ingress without a host": ({"people": {"enabled": True, "ingress": {"enabled": True}}}, "people.ingress.host"),
     "one disk for two": (

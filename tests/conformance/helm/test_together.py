@@ -15,9 +15,11 @@ import pytest
 import yaml
 
 from schemas import subjects
+from services.cli.nats.setup import Folder, Server, Wanted
 from services.cli.serve import SERVICES
 from services.human_contact.links import PATH
 from services.runtime.egress import METADATA, PRIVATE
+from services.runtime.nats.accounts import CORE, accounts
 from services.runtime.nats.server import MAX_PAYLOAD_BYTES, SYNCED_MARK, VERSION_MIN, config, parse_version
 from services.runtime.nats.topology import consumer_plans
 from services.runtime.settings import Settings
@@ -46,6 +48,8 @@ OF_THE_CHART = {
     "nats_tls_cert",
     "nats_tls_key",
     "nats_api_prefix",
+    "topology",
+    "payload_keys_dir",
     "drain_s",
     "secrets_dir",
     "work_dir",
@@ -214,8 +218,6 @@ def test_the_services_get_what_was_set(rendered: Rendered) -> None:
     assert planner.retention_s == 2_592_000
     assert planner.ack_wait_s == 2.5
     assert planner.nats_url == "tls://nats-0.example.com:4222,tls://nats-1.example.com:4333"
-    assert planner.nats_nkey_seed_file.endswith("/seed")
-    assert Path(planner.nats_tls_ca).name == "ca.crt"
     assert environment(objects["planner"])["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.observability:4318"
     assert Settings.from_env(environment(objects["human-contact"])).people_url == "https://people.example.com"
 
@@ -242,7 +244,7 @@ def test_what_all_replicas_must_agree_on_cannot_differ_by_service() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     own = {snake(name) for name in schema["definitions"]["service"]["properties"]["settings"]["properties"]}
 
-    assert own == {"slots", "deliveries_max", "log_level", "egress_allow", "topology"}
+    assert own == {"slots", "deliveries_max", "log_level", "egress_allow"}
 
 
 def test_people_reach_human_contact_and_nobody_else(rendered: Rendered) -> None:
@@ -303,8 +305,9 @@ def test_each_service_sees_its_own_secrets_and_no_others(rendered: Rendered) -> 
 
 def bus_secrets(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {
-        "/var/run/holdfast/bus-auth": (f"holdfast-nats-{name}", ("seed",)),
-        "/var/run/holdfast/bus-tls": (f"holdfast-tls-{name}", ()),
+        "/var/run/holdfast/bus-auth": (f"holdfast-bus-{name}", ("nkey.seed",)),
+        "/var/run/holdfast/bus-tls": (f"holdfast-bus-{name}", ("ca.crt", "tls.crt", "tls.key")),
+        "/var/run/holdfast/payload-keys": ("payload-keys", ()),
     }
 
 
@@ -333,6 +336,33 @@ def test_every_file_that_a_setting_names_is_mounted(rendered: Rendered, case: st
         for mount in mounts:
             if mount.startswith("/var/run/holdfast/secrets/"):
                 assert mount.startswith(f"{settings.secrets_dir}/"), name
+
+
+def test_a_service_connects_as_holdfast_nats_init_says(rendered: Rendered, tmp_path: Path) -> None:
+    """The folder `users/<service>` is the service's Secret; its `holdfast.env` says what the chart sets by itself."""
+    server = Server(name="n1", hosts=("n1.example.com",))
+    Folder(tmp_path / "nats").make(Wanted(servers=(server,), partitions=3, tenants=("team",)), days=1)
+    objects = rendered("everything", KUBE_NEWEST)
+
+    for name, found in by_service(objects, "Deployment").items():
+        folder = tmp_path / "nats" / "users" / name
+        said = Settings.from_env(
+            dict(line.split("=", 1) for line in (folder / "holdfast.env").read_text().splitlines())
+        )
+        settings = Settings.from_env(environment(found))
+        for field in ("nats_api_prefix", "topology", "partitions"):
+            assert getattr(settings, field) == getattr(said, field), (name, field)
+        for field in ("nats_nkey_seed_file", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"):
+            assert Path(getattr(settings, field)).name == Path(getattr(said, field)).name, (name, field)
+            assert (folder / Path(getattr(settings, field)).name).is_file(), (name, field)
+    for found in by_service(objects, "ScaledObject").values():
+        assert {trigger["metadata"]["account"] for trigger in found["spec"]["triggers"]} == {CORE}
+
+
+def test_every_service_has_an_identity_on_the_bus(rendered: Rendered) -> None:
+    users = {user for account in accounts(1, ()) for user in account.users}
+
+    assert users - {"operator"} == set(by_service(rendered("prod", KUBE_NEWEST), "Deployment"))
 
 
 # --- network ----------------------------------------------------------------------------------

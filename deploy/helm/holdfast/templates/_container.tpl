@@ -18,9 +18,12 @@ The environment, mounts and volumes of a service's container. Each takes
 - name: HOLDFAST_{{ $key | snakecase | upper }}
   value: {{ include "holdfast.text" $value }}
 {{- end }}
-{{- with $bus.apiPrefix }}
+{{- if and $bus.accounts (ne .name "planner") }}
+# In an account of its own: the planner makes the streams, and the JetStream API has another name.
 - name: HOLDFAST_NATS_API_PREFIX
-  value: {{ . | replace "{service}" $.name | quote }}
+  value: HOLDFAST.API
+- name: HOLDFAST_TOPOLOGY
+  value: check
 {{- end }}
 {{- with $bus.auth }}
 {{- if .secret }}
@@ -41,6 +44,10 @@ The environment, mounts and volumes of a service's container. Each takes
   value: {{ include "holdfast.busTlsDir" $root }}/{{ .key }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if $root.Values.payloadKeys.secret }}
+- name: HOLDFAST_PAYLOAD_KEYS_DIR
+  value: {{ include "holdfast.payloadKeysDir" $root }}
 {{- end }}
 {{- if .facts.secrets }}
 - name: HOLDFAST_SECRETS_DIR
@@ -103,6 +110,11 @@ The environment, mounts and volumes of a service's container. Each takes
   mountPath: {{ include "holdfast.busTlsDir" $root }}
   readOnly: true
 {{- end }}
+{{- if $root.Values.payloadKeys.secret }}
+- name: payload-keys
+  mountPath: {{ include "holdfast.payloadKeysDir" $root }}
+  readOnly: true
+{{- end }}
 {{- if .facts.secrets }}
 {{- range $index, $secret := .service.secrets }}
 - name: secret-{{ $index }}
@@ -145,7 +157,17 @@ The environment, mounts and volumes of a service's container. Each takes
   secret:
     secretName: {{ include "holdfast.ownSecret" (dict "secret" .secret "name" $.name) }}
     defaultMode: 0440
+    items:
+      {{- range compact (list .ca .cert (ternary .key "" (ne .cert ""))) }}
+      - {key: {{ . | quote }}, path: {{ . | quote }}}
+      {{- end }}
 {{- end }}
+{{- end }}
+{{- with $root.Values.payloadKeys.secret }}
+- name: payload-keys
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
 {{- end }}
 {{- if .facts.secrets }}
 {{- range $index, $secret := .service.secrets }}

@@ -48,6 +48,7 @@ notifier:
 {{- define "holdfast.secretsDir" -}}/var/run/holdfast/secrets{{- end -}}
 {{- define "holdfast.busAuthDir" -}}/var/run/holdfast/bus-auth{{- end -}}
 {{- define "holdfast.busTlsDir" -}}/var/run/holdfast/bus-tls{{- end -}}
+{{- define "holdfast.payloadKeysDir" -}}/var/run/holdfast/payload-keys{{- end -}}
 {{- define "holdfast.linkKeyDir" -}}/var/run/holdfast/link-key{{- end -}}
 {{- define "holdfast.workVolume" -}}/var/lib/holdfast{{- end -}}
 {{- define "holdfast.httpPort" -}}9464{{- end -}}
