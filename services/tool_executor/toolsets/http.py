@@ -16,8 +16,8 @@ from schemas.messages import image_type
 from schemas.resources import HTTPOptions
 from services.runtime.egress import BadRule, Egress, EgressRefused, Resolve, Rules, look_up
 from services.runtime.egress_http import GuardedTransport
+from services.runtime.redaction import redact
 from services.tool_executor.core.content import text_of
-from services.tool_executor.core.redaction import redact
 from services.tool_executor.core.results import Reply
 from services.tool_executor.mcp.errors import Lost
 from services.tool_executor.toolsets.job import CannotRun, Job, image, words

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from schemas.resources import ShellOptions
-from services.tool_executor.core.redaction import redact, redact_cut
+from services.runtime.redaction import redact, redact_cut
 from services.tool_executor.core.results import Reply
 from services.tool_executor.mcp.errors import Lost, TimedOut
 from services.tool_executor.toolsets.job import CannotRun, Job, words

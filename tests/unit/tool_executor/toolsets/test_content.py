@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.runtime.redaction import REDACTED, redact, redact_cut
 from services.tool_executor.core.content import text_of
-from services.tool_executor.core.redaction import REDACTED, redact, redact_cut
 
 SECRET = "s3cr3t-value-of-a-key"
 
