@@ -20,16 +20,21 @@ from schemas.events import (
     decode_task_event,
 )
 from schemas.messages import AssistantMessage, Message, ToolMessage, Usage
+from schemas.notifications import Notify
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, OpenCalls, State, decode_state
 from schemas.wire import decode, encode
 from services.planner.core.outstanding import outstanding
 from services.runtime.ports import Entry
+from tests.chaos.simulated.checks_notifications import check_notifications, is_about_a_notification
 from tests.chaos.simulated.checks_threads import check_threads, hearers, last_said
 from tests.chaos.simulated.outside import said
 from tests.chaos.simulated.replay import explain
 from tests.chaos.simulated.scenario import CALL_COST_MAX
 from tests.chaos.simulated.world import ENDED, World
+
+CHANGING = (".led.", ".step.", ".ntf.")
+"""In the subjects of what is written anew at its revision: the ledger, steps of a question, notifications."""
 
 
 def check(world: World) -> list[str]:
@@ -40,6 +45,7 @@ def check(world: World) -> list[str]:
     found += _approvals(world)
     found += _model_calls(world)
     found += check_threads(world)
+    found += check_notifications(world)
     for name in sorted(world.accepted | children_of(world)):
         task = world.scenario.subjects(name)
         states = states_of(world, task)
@@ -114,7 +120,9 @@ def _removal(world: World, task: TaskSubjects) -> Iterator[str]:
 def _dead_letters(world: World) -> Iterator[str]:
     """Nothing that passes may bury a message."""
     for stream, entry in world.history.stored:
-        if stream == world.server.dead_letters.name and not _is_late_answer(entry):
+        if stream != world.server.dead_letters.name or is_about_a_notification(entry):
+            continue
+        if not _is_late_answer(entry):
             yield f"a dead letter or a failed attempt: {entry.data.decode()}"
 
 
@@ -127,10 +135,10 @@ def _is_late_answer(entry: Entry) -> bool:
 
 
 def _recorded_once(world: World, task: TaskSubjects) -> Iterator[str]:
-    """Whatever is not a state, a ledger entry or a step of a question is written once. What follows a task may be said again."""
+    """Facts are written once. What follows a task may be said again, as it was."""
     seen: dict[str, bytes] = {}
     for entry in world.history.by_task[task]:
-        if entry.subject == task.state or ".led." in entry.subject or ".step." in entry.subject:
+        if entry.subject == task.state or any(kind in entry.subject for kind in CHANGING):
             continue
         again = entry.subject == task.followed and seen.get(entry.subject) == entry.data
         if entry.subject in seen and not again:
@@ -245,6 +253,8 @@ def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]
                     wanted[task.ask_command(request, n)] = encode(one)
                 case WithdrawQuestion(request=request, n=n):
                     wanted[task.withdraw_command(request, n)] = encode(one)
+                case Notify():
+                    wanted[task.notify_command] = encode(one)
                 case _:
                     pass
     for entry in world.history.of(task, f"{task.root}.cmd.>"):

@@ -23,6 +23,17 @@ class Effect(msgspec.Struct, frozen=True):
     by: str
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver was told something. Written down by the receiver itself."""
+
+    id: str
+    url: str
+    body: bytes
+    at: datetime
+    taken: bool
+    by: str
+
+
 class ModelRequested(msgspec.Struct, frozen=True):
     """A model was called with this. Written down by the model itself."""
 
@@ -42,6 +53,7 @@ class History:
         self._by_stream: dict[str, list[Entry]] = {stream.name: [] for stream in streams}
         self.effects: list[Effect] = []
         self.model_calls: list[ModelRequested] = []
+        self.told: list[Told] = []
         for stream in streams:
             stream.observe(self._observer(stream.name))
 

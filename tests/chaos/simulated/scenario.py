@@ -36,9 +36,11 @@ from schemas.resources import (
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
+from tests.chaos.simulated.receivers import Receiver, draw_receivers, draw_subscriptions
 from tests.chaos.simulated.speakers import Say, draw_says
 
 NAMESPACE = "default"
+SERVICES = ("planner", "llm-gateway", "tool-executor", "human-contact", "notifier")
 SERVERS = ("box", "shed")
 NO_LIMITS = LLMLimits()
 LIMITS = (
@@ -71,6 +73,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation so far; otherwise, the task's name is all that is said."""
     removed: bool = False
     """When everything is over, it is deleted."""
+    response_url: str = ""
+    """Who is told what became of it."""
 
 
 class Upset(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +103,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[Asked, ...]
     upsets: tuple[Upset, ...]
     says: tuple[Say, ...]
+    receivers: tuple[Receiver, ...]
     empty_replies: dict[tuple[str, int], int]
     """How many empty replies come before the right one, by user message and turn."""
 
@@ -120,15 +125,18 @@ def draw_scenario(rng: random.Random) -> Scenario:
         for agent in models
     }
     tasks = tuple(_task(rng, f"task-{n}", rng.choice(agents)) for n in range(1, rng.randint(2, 5) + 1))
-    resources: list[Resource] = [*(_server(name) for name in SERVERS), *_channels(rng)]
+    receivers = draw_receivers(rng)
+    resources: list[Resource] = [
+        *(_server(name) for name in SERVERS),
+        *_channels(rng),
+        *draw_subscriptions(rng, receivers),
+    ]
     for agent, agents_models in models.items():
         resources += [*agents_models, declared[agent]]
     return Scenario(
         partitions=rng.choice((1, 1, 2)),
         commit=rng.choice(("batch", "two-step")),
-        replicas={
-            service: rng.choice((1, 1, 2)) for service in ("planner", "llm-gateway", "tool-executor", "human-contact")
-        },
+        replicas={service: rng.choice((1, 1, 2)) for service in SERVICES},
         slots=rng.choice((2, 4, 16)),
         reconcile_s=rng.choice((10.0, 30.0, 1e6)),
         skew_s=rng.choice((0.0, 0.0, 1.0)),
@@ -139,6 +147,7 @@ def draw_scenario(rng: random.Random) -> Scenario:
         tasks=tasks,
         upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
         says=draw_says(rng, [task.name for task in tasks]),
+        receivers=receivers,
         empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
     )
 
@@ -209,6 +218,7 @@ def _task(rng: random.Random, name: str, agent: str) -> Asked:
         cancel_at_s=at_s + 10 * rng.random() if rng.random() < 0.2 else None,
         context_window=_conversation(name) if rng.random() < 0.2 else None,
         removed=rng.random() < 0.15,
+        response_url=f"https://receiver-{rng.choice((1, 2))}.example/hook" if rng.random() < 0.4 else "",
     )
 
 

@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
@@ -23,11 +24,14 @@ import msgspec
 
 from schemas.events import ToolFinished, ToolStarted
 from schemas.interactions import InteractionAnswered
+from schemas.notifications import decode_notification
+from schemas.task import Cancelled, Failed, FinalAnswer
 from schemas.wire import decode
 from services.human_contact.main import build as build_human_contact
 from services.llm_gateway.main import build as build_llm_gateway
 from services.llm_gateway.providers import scripted
 from services.llm_gateway.providers.base import Provider, Setup
+from services.notifier.main import build as build_notifier
 from services.planner.main import Planner
 from services.planner.main import build as build_planner
 from services.runtime.replica import Build
@@ -37,6 +41,7 @@ from tests.chaos.simulated.checks import check
 from tests.chaos.simulated.faults import Rates
 from tests.chaos.simulated.loop import PROCESS
 from tests.chaos.simulated.outside import SimulatedModel, SimulatedServer
+from tests.chaos.simulated.receivers import Mood, SimulatedReceivers
 from tests.chaos.simulated.world import Process, World
 
 TRACE_LINES = 60
@@ -54,6 +59,8 @@ class Outcome(msgspec.Struct, frozen=True):
     virtual_s: float
     ended: list[str]
     """In which states the tasks are."""
+    ended_at: dict[str, datetime]
+    """When each of them ended."""
     events: Counter[str]
     """What happened how often."""
 
@@ -67,16 +74,17 @@ class Outcome(msgspec.Struct, frozen=True):
         )
 
 
-def simulate(seed: int, *, rates: Rates | None = None, **replaced: Build) -> Outcome:
-    """Run one seed. `replaced`: other builds of services (with `_` for `-`), as canaries have them."""
+def simulate(seed: int, *, rates: Rates | None = None, mood: Mood | None = None, **replaced: Build) -> Outcome:
+    """Run one seed. `mood`: of all receivers. `replaced`: other builds of services (with `_` for `-`)."""
     builds: dict[str, Build] = {
         "planner": _planner,
         "llm-gateway": build_llm_gateway,
         "tool-executor": build_tool_executor,
         "human-contact": build_human_contact,
+        "notifier": build_notifier,
         **{name.replace("_", "-"): build for name, build in replaced.items()},
     }
-    world = World(seed, builds, rates=rates)
+    world = World(seed, builds, rates=rates, mood=mood)
     with _sealed(world):
         world.run()
     return Outcome(
@@ -86,11 +94,15 @@ def simulate(seed: int, *, rates: Rates | None = None, **replaced: Build) -> Out
         digest=_digest(world),
         crashes=world.faults.crashes,
         virtual_s=world.loop.time(),
-        ended=[
-            type(world.state(world.scenario.subjects(name))).__name__ for name in sorted(world.accepted - world.removed)
-        ],
+        ended=[type(state).__name__ for _, state in sorted(_ends(world).items())],
+        ended_at={name: state.ended_at for name, state in _ends(world).items()},
         events=_events(world),
     )
+
+
+def _ends(world: World) -> dict[str, FinalAnswer | Failed | Cancelled]:
+    found = {name: world.state(world.scenario.subjects(name)) for name in world.accepted - world.removed}
+    return {name: state for name, state in found.items() if isinstance(state, FinalAnswer | Failed | Cancelled)}
 
 
 def _events(world: World) -> Counter[str]:
@@ -104,6 +116,8 @@ def _events(world: World) -> Counter[str]:
             counted[f"people {answered.via} {answered.action}"] += 1
         if ".led." in entry.subject and decode(entry.data, ToolStarted).attempt > 1:
             counted["taken over"] += 1
+        if ".ntf." in entry.subject:
+            counted[f"notification {type(decode_notification(entry.data)).__name__}"] += 1
     counted["redelivered"] = world.faults.redelivered
     return counted
 
@@ -132,8 +146,16 @@ def _sealed(world: World) -> Generator[None]:
     def place_in_a_set(timeout: asyncio.Timeout) -> int:
         return int(vars(timeout).setdefault("_number", next(hashes)))
 
+    def receivers(_egress: object) -> SimulatedReceivers:
+        return SimulatedReceivers(_process())
+
+    async def no_addresses(*_: object) -> list[str]:
+        return []
+
     with (
         _listening(world),
+        patch("services.notifier.sinks.http.Client", receivers),
+        patch("services.runtime.egress.Egress.addresses", no_addresses),
         patch("services.tool_executor.mcp.pool.Connection", server),
         patch.object(scripted, "make", partial(model, make=scripted.make)),
         patch("services.runtime.telemetry.traces.secrets.token_hex", token),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +11,10 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
+from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Cancelled, FinalAnswer, State
+from services.notifier.core.outcomes import Taken
+from services.notifier.records import Kept, Records
 from services.planner.core.inputs import CancelAsked, Input, ToolsAnswered
 from services.planner.core.machine import transition
 from services.planner.core.outstanding import Outstanding, outstanding
@@ -26,6 +29,7 @@ from tests.chaos.simulated.simulate import simulate
 
 SEEDS_MAX = 400
 STEP = Steps.step
+WAKE = Records.wake
 NUMBERS = (f"number-{n}" for n in itertools.count())
 
 
@@ -93,6 +97,15 @@ async def _does_not_listen(*_: object) -> None:
     pass
 
 
+async def _tells_nobody(*_: object) -> Taken:
+    return Taken(status=200)
+
+
+async def _wakes_nobody_later(self: Records, task: TaskSubjects, kept: Kept, headers: Mapping[str, str]) -> None:
+    if kept.value.attempts == 0:
+        await WAKE(self, task, kept, headers)
+
+
 async def _swallows_that_the_bus_is_away(self: Any, task: Any, decide: Any, **options: Any) -> bool:
     try:
         return await STEP(self, task, decide, **options)
@@ -152,6 +165,22 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "a planner that goes on twice after one task": (
         patch("tests.chaos.simulated.network.LaggingLog.record", _records_what_follows_again),
         "is gone on from by",
+    ),
+    "a notifier that says it has told who was never told": (
+        patch("services.notifier.attempts.Attempts._send", _tells_nobody),
+        "nobody received it",
+    ),
+    "a notifier that keeps no order": (
+        patch("services.notifier.core.machine.ahead", lambda *_: None),
+        "which goes first",
+    ),
+    "a notifier that does not come again": (
+        patch("services.notifier.records.Records.wake", _wakes_nobody_later),
+        "has not come to its end",
+    ),
+    "a notifier that tells the same under another id": (
+        patch("services.notifier.core.machine.notification_id", lambda *_: next(NUMBERS)),
+        "and notifications are there for",
     ),
     "a bus that records again": (
         patch("tests.chaos.simulated.network.LaggingLog.record", _records_again),

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from services.tool_executor.mcp.connection import Connection
+from tests.chaos.simulated.faults import Rates
 from tests.chaos.simulated.outside import SimulatedServer
 from tests.chaos.simulated.simulate import Outcome, simulate
 
@@ -67,10 +68,22 @@ def test_the_weather_is_bad_and_all_paths_are_walked() -> None:
         "tool succeeded",
         "tool cancelled",
         "taken over",
+        "notification NotificationDelivered",
+        "notification NotificationFailed",
         "commit two-step",
         "commit batch",
     ):
         assert happened[event] > 0, f"{event} never happened: {happened}"
+
+
+def test_no_task_waits_for_those_who_are_told_of_it() -> None:
+    """Whether they take it at once or are down as long as they can be."""
+    told = 0
+    for seed in range(1, 9):
+        well, down = (simulate(seed, rates=Rates(), mood=mood) for mood in ("well", "down"))
+        assert down.ended_at == well.ended_at, f"seed {seed}"
+        told += down.events["notification NotificationPending"] > well.events["notification NotificationPending"]
+    assert told > 1
 
 
 def test_the_simulated_server_has_all_that_a_connection_has() -> None:

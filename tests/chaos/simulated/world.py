@@ -15,8 +15,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from schemas import subjects
 from schemas.interactions import AnswerInteraction, InteractionRequested
+from schemas.notifications import NotificationPending, decode_notification
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
 from schemas.resources import ContactChannel, Resource
 from schemas.subjects import TaskSubjects
@@ -34,6 +37,7 @@ from tests.chaos.simulated.faults import Faults, Rates, draw_rates
 from tests.chaos.simulated.history import History
 from tests.chaos.simulated.loop import Mortal, VirtualLoop, as_process
 from tests.chaos.simulated.network import SimulatedBus
+from tests.chaos.simulated.receivers import ENVIRONMENT, GIVE_UP_S, Mood
 from tests.chaos.simulated.scenario import NAMESPACE, Asked, Scenario, Upset, draw_scenario
 from tests.chaos.simulated.speakers import Speakers
 
@@ -44,6 +48,7 @@ CONSUMERS = (
     subjects.TOOL_EXECUTOR,
     subjects.HUMAN_CONTACT,
     subjects.HUMAN_CONTACT_ANSWERS,
+    subjects.NOTIFIER,
 )
 ENDED = (FinalAnswer, Failed, Cancelled)
 PATIENCE_S = 1800.0
@@ -101,10 +106,16 @@ class Process(Mortal):
 class World:
     """One simulation."""
 
-    def __init__(self, seed: int, builds: Mapping[str, Build], *, rates: Rates | None = None) -> None:
+    def __init__(
+        self, seed: int, builds: Mapping[str, Build], *, rates: Rates | None = None, mood: Mood | None = None
+    ) -> None:
         rng = random.Random(seed)
         self.seed = seed
         self.scenario: Scenario = draw_scenario(rng)
+        if mood is not None:
+            receivers = tuple(replace(one, mood=mood) for one in self.scenario.receivers)
+            self.scenario = replace(self.scenario, receivers=receivers)
+        self.receivers_rng = random.Random(seed)
         self.faults = Faults(rng, rates or draw_rates(rng))
         self.loop = VirtualLoop()
         self.clock = WorldClock()
@@ -205,7 +216,12 @@ class World:
         ended = all(
             isinstance(self.state(self.scenario.subjects(task)), ENDED) for task in self.accepted - self.removed
         )
-        return ended and not any(consumer.unfinished for consumer in self._consumers())
+        return ended and not self._notifying() and not any(consumer.unfinished for consumer in self._consumers())
+
+    def _notifying(self) -> bool:
+        """Whether somebody is still to be told something."""
+        entries = (entry for stream in self.server.tasks for entry in stream.last([f"{subjects.PREFIX}.*.*.ntf.>"]))
+        return any(isinstance(decode_notification(entry.data), NotificationPending) for entry in entries)
 
     def _consumers(self) -> list[DurableConsumer]:
         partitions = range(self.scenario.partitions)
@@ -214,6 +230,7 @@ class World:
             self.server.consumer(subjects.PLANNER_REQUESTS, None),
             self.server.consumer(subjects.PLANNER_TIMERS, None),
             self.server.consumer(subjects.HUMAN_CONTACT_TIMERS, None),
+            self.server.consumer(subjects.NOTIFIER_TIMERS, None),
         ]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -270,8 +287,11 @@ class World:
             reconcile_s=self.scenario.reconcile_s,
             drain_s=DRAIN_S,
             people_http_port=-1,
+            notify_give_up_s=GIVE_UP_S,
         )
-        replica = process.replica = Replica(bus, settings, {process.service: self._builds[process.service]}, {})
+        replica = process.replica = Replica(
+            bus, settings, {process.service: self._builds[process.service]}, ENVIRONMENT
+        )
         try:
             await replica.start()
             await replica.ended.wait()
@@ -303,6 +323,7 @@ class World:
             user_message=asked.name if asked.context_window is None else None,
             context_window=asked.context_window,
             limits=asked.limits,
+            response_url=asked.response_url,
         )
         reply = await self.request("submit", encode(request), asked.name, by_request=asked.by_request)
         if isinstance(reply, Rejected):

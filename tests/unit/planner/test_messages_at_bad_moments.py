@@ -11,7 +11,7 @@ from schemas.events import MessageSent
 from schemas.ids import following_task_name
 from schemas.requests import Accepted
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingModel, AwaitingTools, Cancelled, FinalAnswer
+from schemas.task import AwaitingModel, Cancelled, FinalAnswer
 from schemas.wire import decode, encode
 from services.planner.main import build
 from services.planner.threads import message_id
