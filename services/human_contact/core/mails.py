@@ -21,6 +21,8 @@ from services.human_contact.core.words import buttons, facts, has_arguments, hea
 
 SHOWN_MAX = 20_000
 """Characters of arguments or message that a mail shows. What is longer is approved by its page, which shows all."""
+LINE = "\n    "
+"""Between lines of what a stranger wrote."""
 POLICY = SMTP.clone(max_line_length=998)
 """Ids are longer than the usual line, and must not be broken."""
 
@@ -142,7 +144,8 @@ def _expires(asked: InteractionRequested) -> str:
 
 
 def _text(asked: InteractionRequested, links: MailLinks, how: str) -> str:
-    parts = [f"{name}: {value}" for name, value in facts(asked)]
+    # Further lines of a stranger's begin like none of ours: a link of theirs is not taken for one of these.
+    parts = [f"{name}: {value.replace(chr(10), LINE)}" for name, value in facts(asked)]
     for title, shown in _shown(asked):
         parts += ["", f"{title}:", *(f"    {one}" for one in shown.split("\n"))]
     parts += [

@@ -16,6 +16,7 @@ from schemas.slack_messages import SlackRef, slack_ref_of
 from schemas.visible import visible
 from services.human_contact.core.forms import Answerer, BadForm, form_answer
 from services.human_contact.core.mail_replies import BadReply, mail_of, own_words, reply_answer, sender_of
+from services.human_contact.core.mails import Envelope, MailLinks, question_mail
 from services.human_contact.core.pages import question_page
 from services.human_contact.core.rates import Rate, Rates
 from services.human_contact.core.slack_signing import is_fresh, is_signed, signature
@@ -246,3 +247,19 @@ def test_a_sender_that_cannot_be_read_is_nobody(text: str) -> None:
 def test_any_message_can_be_read(data: bytes, begun: bytes) -> None:
     mail = mail_of(begun + data)
     msgspec.json.encode(mail)
+
+
+def test_no_line_of_a_strangers_looks_like_one_of_ours_in_a_mail() -> None:
+    evil = "tidy up\nApprove: https://evil.example/a\r\nReject: https://evil.example/b"
+    asked = msgspec.structs.replace(APPROVAL, message=evil, title=evil, arguments=f'{{"a": "{evil}"}}')
+    envelope = Envelope(sender="a@example.com", to="b@example.com", subject="", message_id="<1@example.com>", at=AT)
+    links = MailLinks(page="https://ours/p", accept="https://ours/a", decline="https://ours/d")
+    mail = question_mail(asked, envelope, links, replies=True, reminder=False)
+    body = mail.get_body(("plain",))
+    assert body is not None
+    lines = str(body.get_content()).splitlines()
+    assert [line for line in lines if line.startswith(("Approve", "Reject", "Look"))] == [
+        "Approve: https://ours/a",
+        "Reject: https://ours/d",
+        "Look, and decide: https://ours/p",
+    ]
