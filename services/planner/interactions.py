@@ -150,6 +150,9 @@ class Interactions:
         entry = await log.get(task.state)
         if entry is not None and isinstance(decode_state(entry.data), FinalAnswer | Failed | Cancelled):
             return f"task {task.task!r} has ended"
+        which = parse_interaction_id(asked.interaction)
+        if await log.get(task.tool_event(which.request, which.n)) is not None:
+            return "the call that it is about has its result"
         return ""
 
     async def _record(self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered) -> Reply:

@@ -16,10 +16,11 @@ from schemas.requests import Accepted, Rejected
 from schemas.resources import Grant, Ref
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled
-from schemas.wire import decode
+from schemas.wire import decode, encode
 from services.human_contact import desk
 from services.human_contact.channels.base import ChannelFailed
-from services.runtime.ports import Store, StoreEntry
+from services.human_contact.core.outcomes import result
+from services.runtime.ports import Outgoing, Store, StoreEntry
 from tests.support.people import People, channel, with_people
 from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
@@ -420,6 +421,19 @@ async def test_a_wake_up_that_cannot_be_handled_is_not_the_last(
 
             await until(dead, "a wake-up is a dead letter")
         assert "Nobody answered" in (await people.result(task)).content
+
+
+async def test_an_answer_is_not_taken_once_the_call_has_its_result() -> None:
+    async with with_people() as people:
+        await people.agent(channel())
+        task = await begin(people, ("box__write", {}), ("box__look", {}))
+        asked = await people.asked(task)
+        failed = encode(result(asked, "failed", "nobody took the question", asked.at))
+        await people.stage.bus.log(task.partition).record(Outgoing(task.tool_event("r1", 1), failed))
+        refused = await people.answer(asked)
+        assert isinstance(refused, Rejected)
+        assert "the call that it is about has its result" in refused.error
+        assert await people.stage.bus.log(task.partition).get(task.approval_event("r1", 1)) is None
 
 
 async def test_a_task_that_is_cancelled_withdraws_its_questions() -> None:
