@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 DEV := $(VENV)/.ready-dev
 # The development environment holds all that the demonstration needs, so one that exists serves both.
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
@@ -25,7 +27,7 @@ LOCAL_MODEL := build/local-model
 # Its wheel is for Linux on x86-64 only.
 HELM = $(or $(wildcard $(BIN)/helm),helm)
 
-.PHONY: help demo test test-observability test-local-model unit check fmt schemas dashboards pictures prometheus sim chaos bench chart lock clean
+.PHONY: help demo test test-containers test-observability test-local-model image unit check fmt schemas dashboards pictures prometheus sim chaos bench chart lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ demo: $(DEMO) ## An agent with real MCP servers, a SIGKILL in the middle, and th
 
 test: $(DEV) ## All tests, with small budgets for those that could go on for ever
 	$(BIN)/pytest $(ARGS)
+
+test-containers: $(DEV) ## The image and the compose files on a container engine: scaled, killed, upgraded under load; some eight minutes
+	$(BIN)/pytest -s tests/containers $(ARGS)
 
 test-local-model: $(DEV) $(LOCAL_MODEL)/.ready ## A task answered by a small real model on this machine; building it takes minutes, once
 	LOCAL_MODEL_PYTHON=$(LOCAL_MODEL)/bin/python $(BIN)/pytest -s tests/local_model $(ARGS)
@@ -80,6 +85,10 @@ chaos: $(DEV) ## Real processes and a server, killed with SIGKILL at every step:
 
 bench: $(DEV) ## Speed, memory and storage, as a table and in build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
+
+image: $(BIN)/python ## The container image of this version: holdfast:VERSION; ARGS='--build-arg LOCK=demo' with the examples' tools
+	docker build -f deploy/docker/Dockerfile -t holdfast:$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(ARGS) .
 
 chart: $(DEV) ## The Helm chart as a file, with the public chart of NATS in it: needs the network
 	$(HELM) dependency update deploy/helm/holdfast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 POLL_S = 0.01
@@ -20,3 +21,11 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, w
             return
         assert loop.time() < deadline, f"waited {within_s} s in vain: {what}"
         await asyncio.sleep(POLL_S)
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, within_s: float = 5.0, every_s: float = POLL_S) -> None:
+    """The same without an event loop."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {within_s} s in vain: {what}"
+        time.sleep(every_s)

@@ -173,7 +173,7 @@ def test_a_secret_comes_as_a_file_and_to_one_service() -> None:
         ]
         assert sorted(source for _, source in given) == sorted(found.get("secrets", {})), path.name
         for name, source in given:
-            assert found["secrets"][source] == {"file": f"deploy/compose/secrets/{source}"}
+            assert found["secrets"][source] == {"file": f"${{SECRETS:-./deploy/compose/secrets}}/{source}"}
             assert name in SERVICES
 
 
