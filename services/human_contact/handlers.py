@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 
 from schemas.commands import AskPerson, WithdrawQuestion
 from schemas.dead_letters import DeadReason
-from schemas.interactions import InteractionAnswered, PeopleDue
-from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.interactions import InteractionAnswered, InteractionRequested, PeopleDue
+from schemas.subjects import (
+    HUMAN_CONTACT,
+    HUMAN_CONTACT_ANSWERS,
+    HUMAN_CONTACT_TIMERS,
+    TRACEPARENT,
+    TaskSubjects,
+    task_of,
+)
+from schemas.tracing import derived, task_context
 from schemas.wire import Malformed, decode
 from services.human_contact.desk import Place, place_of
 from services.runtime.errors import Refused
@@ -38,7 +46,7 @@ class People:
         """People are to be asked about a call, or not any more."""
         await self._resources.loaded()
         task = task_of(inbound.subject)
-        with self._span(inbound, task, "person.ask"):
+        with self._span(inbound, task, HUMAN_CONTACT):
             if inbound.subject.endswith(".withdraw"):
                 withdrawal = decode(inbound.data, WithdrawQuestion)
                 place = Place(task, withdrawal.request, withdrawal.n)
@@ -53,7 +61,7 @@ class People:
         """A question has its answer."""
         await self._resources.loaded()
         task = task_of(inbound.subject)
-        with self._span(inbound, task, "person.answered"):
+        with self._span(inbound, task, HUMAN_CONTACT_ANSWERS):
             answered = decode(inbound.data, InteractionAnswered)
             place = _place(task, answered.interaction)
             _check(inbound, place.answered)
@@ -62,12 +70,37 @@ class People:
         if asked is not None:
             waited_s = (answered.at - asked.at).total_seconds()
             self._metrics.answer_seconds.labels(asked.kind).observe(max(waited_s, 0.0))
+            self._waited(inbound, task, asked, answered)
+
+    def _waited(
+        self, inbound: Inbound, task: TaskSubjects, asked: InteractionRequested, answered: InteractionAnswered
+    ) -> None:
+        """Record the span of a wait that is over: nobody has held one open, and nobody who saw it begin need live."""
+        within = inbound.headers.get(TRACEPARENT, "")
+        attributes = {
+            "holdfast.namespace": task.namespace,
+            "holdfast.task": task.task,
+            "holdfast.question": asked.kind,
+            "holdfast.interaction": asked.interaction,
+            "holdfast.answer": answered.action,
+            "holdfast.via": answered.via,
+            "gen_ai.tool.name": asked.tool,
+            "gen_ai.agent.name": asked.agent,
+        }
+        self._traces.finished(
+            f"wait_for_person {asked.kind}",
+            derived(within, task.namespace, task.task, asked.interaction),
+            parent=task_context(within, task.namespace, task.task),
+            start=asked.at,
+            end=answered.at,
+            attributes=attributes | ({"gen_ai.tool.call.id": asked.tool_call_id} if asked.tool_call_id else {}),
+        )
 
     async def on_timer(self, inbound: Inbound) -> None:
         """A wake-up about a question."""
         await self._resources.loaded()
         task = task_of(inbound.subject)
-        with self._span(inbound, task, "person.wake"):
+        with self._span(inbound, task, HUMAN_CONTACT_TIMERS):
             wake_up = decode(inbound.data, PeopleDue)
             place = _place(task, wake_up.interaction)
             await self._desk.wake(place, wake_up.due, inbound.delivered, wake_up.look_at)
@@ -95,11 +128,11 @@ class People:
         logger.error("%s: %s (%s)", inbound.subject, error, reason, extra={"action": "interaction.dead"})
 
     @contextmanager
-    def _span(self, inbound: Inbound, task: TaskSubjects, name: str) -> Generator[None]:
+    def _span(self, inbound: Inbound, task: TaskSubjects, group: str) -> Generator[None]:
         parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
-            self._traces.span(name, parent, kind="consumer"),
+            self._traces.process(inbound, task, group),
         ):
             yield
 

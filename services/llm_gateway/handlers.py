@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from schemas.commands import CallModel
 from schemas.dead_letters import DeadReason
 from schemas.events import ModelAnswered, ModelFailed
-from schemas.subjects import TRACEPARENT
+from schemas.subjects import LLM_GATEWAY, TRACEPARENT
 from schemas.task import AwaitingModel, decode_state
 from schemas.wire import Malformed, decode, encode
 from services.llm_gateway.core.moments import Place, moment, place_of
@@ -65,7 +65,7 @@ class ModelCalls:
         parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=place.task.namespace, task=place.task.task, trace=trace_id(parent)),
-            self._traces.span("model.call", parent, kind="consumer"),
+            self._traces.process(inbound, place.task, LLM_GATEWAY),
         ):
             async with self._in_hand.alone(inbound.subject):
                 await self._handle(place, command, inbound)

@@ -16,6 +16,7 @@ from schemas.resources import LLM
 from schemas.subjects import TaskSubjects
 from services.llm_gateway.core.calls import Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import Endpoint, parameters_of
+from services.runtime.telemetry import content
 
 if TYPE_CHECKING:
     from services.runtime.telemetry.metrics import Metrics
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 class Observed:
     """One call under observation."""
 
-    def __init__(self, metrics: Metrics, provider: str, span: dict[str, Any]) -> None:
+    def __init__(self, metrics: Metrics, provider: str, span: dict[str, Any], *, captures: bool) -> None:
         self._metrics = metrics
+        self._captures = captures
         self._provider = provider
         self._span = span
 
@@ -40,12 +42,15 @@ class Observed:
     def began(self, after_s: float) -> None:
         """The first piece of its text came."""
         self._metrics.first_token_seconds.labels(self._provider).observe(after_s)
+        self._span["gen_ai.response.time_to_first_chunk"] = round(after_s, 6)
 
     def answered(self, reply: ModelReply, latency_s: float) -> None:
         """It brought an answer."""
         self._span["gen_ai.response.model"] = reply.model or None
         self._span["gen_ai.response.id"] = reply.response_id or None
         self._span["gen_ai.response.finish_reasons"] = [reply.finish_reason] if reply.finish_reason else None
+        if self._captures:
+            self._span.update(content.answered(reply.message, reply.finish_reason))
         self._count(reply.usage, "answered", latency_s)
         logger.info(
             "the model answered with %d characters and %d tool calls",
@@ -101,8 +106,10 @@ class Observer:
         """A span around a call."""
         model = llm.spec.parameters.model or endpoint.provider
         attributes = _attributes(llm, endpoint, request, task, model) if self._traces.recording else None
-        with self._traces.span(f"chat {model}", "", kind="client", attributes=attributes) as span:
-            yield Observed(self._metrics, endpoint.provider, span)
+        with self._traces.span(f"chat {model}", kind="client", attributes=attributes) as span:
+            if self._traces.captures:
+                span.update(content.asked(request.messages))
+            yield Observed(self._metrics, endpoint.provider, span, captures=self._traces.captures)
 
 
 def _attributes(
@@ -114,6 +121,7 @@ def _attributes(
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": endpoint.telemetry_name,
         "gen_ai.request.model": model,
+        "gen_ai.request.stream": True,
         "gen_ai.conversation.id": f"{task.namespace}/{task.task}",
         "gen_ai.request.temperature": parameters.temperature,
         "gen_ai.request.top_p": parameters.top_p,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from services.notifier.core.endpoints import Endpoints
 from services.notifier.core.machine import Made, Parked
@@ -54,7 +55,7 @@ class Attempts:
         began = asyncio.get_running_loop().time()
         outcome: Outcome = NotTaken(error="interrupted", again=True)
         try:
-            outcome = await self._send(sink, letter, state.traceparent, pending)
+            outcome = await self._send(sink, letter, pending)
         finally:
             took_s = asyncio.get_running_loop().time() - began
             self._leave(key, outcome, took_s)
@@ -62,19 +63,20 @@ class Attempts:
         self._metrics.notification_seconds.labels(sink.kind).observe(took_s)
         return Made(outcome, max(now, self._clock.now()), took_s)
 
-    async def _send(self, sink: Sink, letter: Letter, parent: str, pending: NotificationPending) -> Outcome:
+    async def _send(self, sink: Sink, letter: Letter, pending: NotificationPending) -> Outcome:
         attributes: dict[str, str | int] = {
             "holdfast.notification": pending.id,
+            "holdfast.namespace": pending.namespace,
             "holdfast.task": pending.task,
             "holdfast.attempt": pending.attempts + 1,
             "holdfast.sink": sink.kind,
-            "server.address": sink.endpoint,
+            **_server(sink.endpoint),
         }
-        with self._traces.span(f"notify {sink.kind}", parent, kind="client", attributes=attributes) as extra:
+        with self._traces.span(f"notify {sink.kind}", kind="client", attributes=attributes) as extra:
             outcome = await sink.send(letter)
             extra["holdfast.outcome"] = _word(outcome)
             if isinstance(outcome, NotTaken):
-                extra["error.message"] = outcome.error
+                extra["error.type"] = str(outcome.status or "unreachable")
             if not isinstance(outcome, Unwanted) and outcome.status is not None:
                 extra["http.response.status_code"] = outcome.status
             return outcome
@@ -84,6 +86,13 @@ class Attempts:
         pause_s = outcome.retry_after_s if isinstance(outcome, NotTaken) else None
         self._endpoints.leave(key, self._clock.now(), is_down=is_down, took_s=took_s, pause_s=pause_s)
         self._metrics.notifier_circuits.set(self._endpoints.open)
+
+
+def _server(endpoint: str) -> dict[str, str | int]:
+    """The host and port in a sink's endpoint, if it has them."""
+    at = urlsplit(endpoint.partition(" ")[0])
+    known = {"server.address": at.hostname, "server.port": at.port}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _word(outcome: Outcome) -> str:

@@ -23,8 +23,18 @@ from schemas.notifications import (
     Notify,
     Receiver,
 )
-from schemas.subjects import NOTIFY_TIMERS_STREAM, REDRIVE, TRACEPARENT, TaskSubjects, dead_letter, task_of
+from schemas.subjects import (
+    NOTIFIER,
+    NOTIFIER_TIMERS,
+    NOTIFY_TIMERS_STREAM,
+    REDRIVE,
+    TRACEPARENT,
+    TaskSubjects,
+    dead_letter,
+    task_of,
+)
 from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
+from schemas.tracing import derived, task_context
 from schemas.wire import Malformed, decode
 from services.notifier.attempts import Attempts
 from services.notifier.core import machine
@@ -72,7 +82,7 @@ class Notifications:
         parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
-            self._traces.span("notify", parent, kind="consumer", attributes={"holdfast.task": task.task}),
+            self._traces.process(inbound, task, NOTIFIER),
         ):
             state = await self._ended(task, inbound.seq)
             if state is None:
@@ -94,7 +104,10 @@ class Notifications:
         """A notification may be due: look at its record."""
         task, id_ = task_of(inbound.subject), inbound.subject.rpartition(".")[2]
         trace = trace_id(inbound.headers.get(TRACEPARENT, ""))
-        with log_ids(namespace=task.namespace, task=task.task, trace=trace):
+        with (
+            log_ids(namespace=task.namespace, task=task.task, trace=trace),
+            self._traces.process(inbound, task, NOTIFIER_TIMERS),
+        ):
             async with self._in_hand.alone(inbound.subject):
                 await self._wake(task, id_, inbound)
 
@@ -200,6 +213,7 @@ class Notifications:
                 kept = newest
                 continue
             self._count(value)
+            self._over(task, value, inbound)
             break
         else:
             raise RetryLater(f"notification {kept.value.id} changed {CONFLICTS_MAX} times meanwhile", after_s=0.2)
@@ -257,6 +271,29 @@ class Notifications:
         except LookupError:
             return ""  # the task is being removed
         return decode(entry.data, ModelAnswered).message.content
+
+    def _over(self, task: TaskSubjects, value: Notification, inbound: Inbound) -> None:
+        """Record the span of a notification that has come to its end."""
+        if isinstance(value, NotificationPending):
+            return
+        within = inbound.headers.get(TRACEPARENT, "")
+        failed = isinstance(value, NotificationFailed)
+        self._traces.finished(
+            f"notification {value.receiver}",
+            derived(within, task.namespace, task.task, value.id, str(value.redriven)),
+            parent=task_context(within, task.namespace, task.task),
+            start=value.created_at,
+            end=value.at,
+            attributes={
+                "holdfast.namespace": task.namespace,
+                "holdfast.task": task.task,
+                "holdfast.notification": value.id,
+                "holdfast.receiver": value.receiver,
+                "holdfast.outcome": "failed" if failed else "delivered",
+                "holdfast.attempts": value.attempts,
+                **({"error.type": "undelivered"} if failed else {}),
+            },
+        )
 
     def _count(self, value: Notification) -> None:
         match value:

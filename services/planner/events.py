@@ -20,7 +20,7 @@ from schemas.events import (
     WindowCompacted,
     decode_task_event,
 )
-from schemas.subjects import TRACEPARENT, TaskSubjects, task_of
+from schemas.subjects import PLANNER, PLANNER_TIMERS, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, Cancelled, Failed, FinalAnswer, Spend, State, Waiting
 from schemas.wire import decode
 from services.planner.core.inputs import (
@@ -86,16 +86,7 @@ class Events:
         parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
-            self._traces.span(
-                f"step {name}",
-                parent,
-                kind="consumer",
-                attributes={
-                    "messaging.system": "nats",
-                    "messaging.operation.type": "process",
-                    "holdfast.task": task.task,
-                },
-            ),
+            self._traces.process(inbound, task, PLANNER, attributes={"holdfast.event": name}),
         ):
             seen: list[State | None] = []
             decide = self._decide(task, inbound, event, seen)
@@ -179,7 +170,7 @@ class Events:
         if inbound.seq not in (*state.window, *state.queued):
             said = decode(inbound.data, MessageSent)
             id_ = inbound.subject.rpartition(".")[2]
-            await self._threads.go_on(task, said, id_=id_, headers=inbound.headers)
+            await self._threads.go_on(task, said, id_=id_, headers={})
 
     async def _without_state(self, task: TaskSubjects, inbound: Inbound) -> None:
         """An event of a task that was removed goes, too; one that overtook the task's own beginning comes again."""
@@ -209,7 +200,7 @@ class Events:
         parent = inbound.headers.get(TRACEPARENT, "")
         with (
             log_ids(namespace=task.namespace, task=task.task, trace=trace_id(parent)),
-            self._traces.span(f"timer {fired.timer}", parent, kind="consumer"),
+            self._traces.process(inbound, task, PLANNER_TIMERS, attributes={"holdfast.event": fired.timer}),
         ):
             # The server never fires early, so it is `due` by now, whatever the clock of this machine says.
             now = max(fired.due, self._bus.clock.now())

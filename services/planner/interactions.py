@@ -24,6 +24,7 @@ from schemas.task import Cancelled, Failed, FinalAnswer, decode_state
 from schemas.wire import decode, encode
 from services.runtime.errors import RetryLater, Unavailable
 from services.runtime.ports import Outgoing
+from services.runtime.telemetry.traces import traced_like
 
 if TYPE_CHECKING:
     from schemas.events import ToolFinished
@@ -157,7 +158,8 @@ class Interactions:
 
     async def _record(self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered) -> Reply:
         data = encode(answered)
-        if await log.record(Outgoing(task.interaction_answered(*which), data)) is None:
+        traced = traced_like(await log.get(task.interaction_asked(*which)))
+        if await log.record(Outgoing(task.interaction_answered(*which), data, traced)) is None:
             before = await self._before(log, task, which)
             if before is None:
                 raise RetryLater(f"the answer to {which} of {task.namespace}/{task.task} is not seen yet", after_s=0.2)

@@ -31,9 +31,9 @@ class Planner:
         self._agents = Agents(runtime.resources, runtime.bus.clock)
         subscribers = Subscribers(runtime.resources)
         steps = Steps(runtime.bus, self._table, self._agents, subscribers, runtime.metrics)
-        threads = Threads(runtime.bus, self._table)
+        threads = Threads(runtime.bus, self._table, runtime.traces)
         self._events = Events(runtime.bus, steps, self._table, threads, metrics=runtime.metrics, traces=runtime.traces)
-        self._requests = Requests(runtime.bus, steps, threads)
+        self._requests = Requests(runtime.bus, steps, threads, runtime.traces)
         self.gauges = Gauges(runtime.bus, runtime.metrics, every_s=runtime.settings.survey_s)
         self.reconciler = Reconciler(
             runtime.bus,

@@ -52,13 +52,14 @@ from services.planner.threads import message_id
 from services.runtime.errors import Refused, RetryLater
 from services.runtime.ports import Outgoing, Signal
 from services.runtime.telemetry.logs import log_ids
-from services.runtime.telemetry.traces import child_traceparent, is_traceparent
+from services.runtime.telemetry.traces import is_traceparent, traced_like
 
 if TYPE_CHECKING:
     from services.planner.steps import Steps
     from services.planner.threads import Threads
     from services.runtime.consumer import Inbound
     from services.runtime.ports import Bus
+    from services.runtime.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,9 @@ _BAD_ROLE = re.compile(r"Invalid value '(.*)' - at `\$\.contextWindow\[[0-9.]+\]
 class Requests:
     """Handlers of requests."""
 
-    def __init__(self, bus: Bus, steps: Steps, threads: Threads) -> None:
+    def __init__(self, bus: Bus, steps: Steps, threads: Threads, traces: Traces) -> None:
         self._bus = bus
+        self._traces = traces
         self._steps = steps
         self._threads = threads
         self._anchors = Anchors(bus)
@@ -146,7 +148,7 @@ class Requests:
         check_token("name", name)
         task = self._task(namespace, name)
         requester = inbound.headers.get(subjects.TRACEPARENT, "")
-        traceparent = child_traceparent(requester)
+        traceparent = self._traces.begin(requester, namespace, name)
         event = TaskSubmitted(
             namespace=namespace,
             task=name,
@@ -225,10 +227,11 @@ class Requests:
     async def _cancel(self, namespace: str, request: CancelTask) -> Reply:
         task = self._task(namespace, check_token("task", request.task))
         log = self._bus.log(task.partition)
-        if await log.get(task.submitted) is None and not await log.subjects(task.submitted):
+        submitted = await log.get(task.submitted)
+        if submitted is None and not await log.subjects(task.submitted):
             return _not_found(task)
         event = CancelRequested(at=self._bus.clock.now(), by=request.by[:200], reason=request.reason[:1000])
-        await log.record(Outgoing(task.cancel, encode(event)))
+        await log.record(Outgoing(task.cancel, encode(event), traced_like(submitted)))
         return Accepted(namespace=namespace, task=request.task, created=False)
 
     async def _delete(self, namespace: str, request: DeleteTask) -> Reply:

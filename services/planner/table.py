@@ -21,6 +21,7 @@ from schemas.notifications import Notify
 from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.task import AwaitingModel, AwaitingTools, Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.task_view import describe_state
+from schemas.tracing import call_context
 from schemas.wire import decode, encode
 from services.planner.core.outstanding import ForChild, ForParent, Outstanding, Timer, outstanding, timers
 from services.runtime.errors import RetryLater
@@ -175,7 +176,7 @@ class TaskTable:
         self._traces.finished(
             f"invoke_agent {state.agent}",
             state.traceparent,
-            parent=state.parent_span,
+            parent=self._end_call(state) or state.parent_span,
             start=state.created_at,
             end=state.ended_at,
             attributes={
@@ -188,9 +189,47 @@ class TaskTable:
                 "holdfast.task": state.task,
                 "holdfast.phase": view.phase,
                 "holdfast.turns": state.turn,
+                **_failure(state),
             },
-            error=view.error,
         )
+
+    def _end_call(self, state: FinalAnswer | Failed | Cancelled) -> str:
+        """Export the span of the delegated call that a task answers; its context, empty if the task answers none."""
+        parent = state.parent
+        if parent is None:
+            return ""
+        context = call_context(state.traceparent, state.namespace, state.task)
+        self._traces.finished(
+            f"execute_tool {parent.tool}",
+            context,
+            parent=state.parent_span,
+            start=state.created_at,
+            end=state.ended_at,
+            attributes={
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": parent.tool,
+                "gen_ai.tool.call.id": parent.tool_call_id,
+                "gen_ai.tool.type": "extension",
+                "gen_ai.agent.name": parent.agents[-1],
+                "holdfast.namespace": state.namespace,
+                "holdfast.task": parent.task,
+                "holdfast.child": state.task,
+                **_failure(state),
+            },
+            link=state.traceparent,
+        )
+        return context
+
+
+def _failure(state: FinalAnswer | Failed | Cancelled) -> dict[str, str]:
+    """What a task that has not ended well is marked with."""
+    match state:
+        case FinalAnswer():
+            return {}
+        case Failed(reason=reason):
+            return {"error.type": reason}
+        case Cancelled():
+            return {"error.type": "Cancelled"}
 
 
 def _context(state: State) -> dict[str, str]:

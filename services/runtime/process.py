@@ -21,6 +21,7 @@ from services.runtime.errors import Broken, RetryLater
 from services.runtime.health import HealthServer
 from services.runtime.nats.bus import connect
 from services.runtime.replica import Build, Replica
+from services.runtime.telemetry.exports import check_protocol, exported_logs
 from services.runtime.telemetry.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def run_services(builds: Mapping[str, Build], settings: Settings) -> int:
     """Run services until a signal ends them; the process's exit code."""
     name = "+".join(builds)
     configure_logs(name, settings.replica_name, level=settings.log_level, form=settings.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    check_protocol(os.environ)
+    with exported_logs(name, settings.replica_name), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_serve(builds, settings))
         except RetryLater as error:

@@ -13,12 +13,14 @@ from services.runtime.resources import Resources
 from services.runtime.secrets import Secrets
 from services.runtime.service import Runtime, Service
 from services.runtime.tasks import Tasks
+from services.runtime.telemetry.exports import END_S, export_metrics, in_time
 from services.runtime.telemetry.metrics import Metrics
 from services.runtime.telemetry.traces import make_traces
 
 if TYPE_CHECKING:
     from services.runtime.ports import Bus
     from services.runtime.settings import Settings
+    from services.runtime.telemetry.otlp_metrics import MetricExport
 
 Build = Callable[[Runtime], Service]
 
@@ -46,7 +48,8 @@ class Replica:
         self._bus = bus
         self._settings = settings
         self._background = Tasks(on_failure=self._on_failure)
-        self._traces = make_traces(self.name, settings.replica_name)
+        self._traces = make_traces(self.name, settings.replica_name, content=settings.trace_content)
+        self._metric_export: MetricExport | None = None
         self._consumers: list[Consumer] = []
         self._started: list[Service] = []
         self._builds = builds
@@ -68,6 +71,7 @@ class Replica:
         for name in self._builds:
             self.metrics.build.labels(name, package_version()).set(1)
         self._background.spawn(self._watch_loop(), name="loop-lag")
+        self._metric_export = export_metrics(self.metrics.registry, self.name, settings.replica_name)
         secrets = Secrets(settings.secrets_dir, self._environ)
         for name, build in self._builds.items():
             resources = Resources(self._bus.resources, self._bus.clock, service=name)
@@ -113,7 +117,11 @@ class Replica:
         for service in reversed(self._started):
             await service.stop()
         await self._background.close()
-        await asyncio.to_thread(self._traces.flush)
+        sending = [self._traces.send]
+        if self._metric_export is not None:
+            self._metric_export.end()
+            sending.append(self._metric_export.send)
+        await asyncio.to_thread(in_time, END_S, *sending)
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

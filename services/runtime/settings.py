@@ -97,6 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     http_host: str = "127.0.0.1"
     http_port: int = 0
     """Port of `/metrics`, `/healthz` and `/readyz`; 0: a free one, which is logged; -1: none."""
+    trace_content: bool = False
+    """Whether spans show what was said (prompts, answers, arguments and results of tools), to whoever sees traces."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
     replica: str = ""

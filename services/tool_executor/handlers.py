@@ -21,12 +21,13 @@ from schemas.dead_letters import DeadReason
 from schemas.events import ApprovalGranted, ModelAnswered, ToolFinished, ToolOutput
 from schemas.interactions import InteractionAnswered, InteractionRequested
 from schemas.messages import ToolCall
-from schemas.subjects import STOP_ALL, TRACEPARENT, TaskSubjects, task_of
+from schemas.subjects import STOP_ALL, TOOL_EXECUTOR, TOOL_EXECUTOR_ANSWERS, TRACEPARENT, TaskSubjects, task_of
 from schemas.task import AwaitingTools, State, decode_state
 from schemas.wire import decode, encode
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
+from services.runtime.telemetry.content import shortened
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
 from services.tool_executor.asking import Asker
@@ -133,13 +134,13 @@ class ToolCommands:
 
     async def handle(self, inbound: Inbound) -> None:
         """Run the tool that a command asks for, and record its result."""
-        await self._run(inbound, inbound.seq)
+        await self._run(inbound, inbound.seq, TOOL_EXECUTOR)
 
     async def on_answered(self, inbound: Inbound) -> None:
         """Carry out a command again whose call people were asked about, and that was left until they had answered."""
         command = await self._asked_about(inbound)
         if command is not None and decode(inbound.data, InteractionAnswered).via != "withdrawn":
-            await self._run(command, inbound.seq)
+            await self._run(command, inbound.seq, TOOL_EXECUTOR_ANSWERS)
 
     async def on_dead_answer(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """Give a call a result whose answer cannot be acted on."""
@@ -162,14 +163,17 @@ class ToolCommands:
             return None
         return Inbound(entry.subject, entry.data, entry.headers, entry.seq, inbound.delivered, entry.at, again=True)
 
-    async def _run(self, inbound: Inbound, seen: int) -> None:
+    async def _run(self, inbound: Inbound, seen: int, group: str) -> None:
         run = decode(inbound.data, RunTool)
         subjects = _place_of(inbound.subject, run)
         result = subjects.tool_event(run.request, run.n)
         name = ids.toolcall_name(run.task, run.request, run.n)
         trace = inbound.headers.get(TRACEPARENT, "")
         await self._runtime.resources.loaded()
-        with log_ids(namespace=run.namespace, task=run.task, toolcall=name, trace=trace_id(trace)):
+        with (
+            log_ids(namespace=run.namespace, task=run.task, toolcall=name, trace=trace_id(trace)),
+            self._runtime.traces.process(inbound, subjects, group),
+        ):
             async with self.running.in_hand.alone(result) as waited:
                 command = Command(
                     run=run,
@@ -217,17 +221,10 @@ class ToolCommands:
         asked = await self._asked(command)
         if asked is None:
             return
-        attributes = {
-            "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": asked.name,
-            "gen_ai.tool.call.id": asked.id,
-            "gen_ai.tool.type": "function",
-            "holdfast.task": f"{command.run.namespace}/{command.run.task}",
-        }
-        parent = command.inbound.headers.get(TRACEPARENT, "")
-        with self._runtime.traces.span(
-            f"execute_tool {asked.name}", parent, kind="client", attributes=attributes
-        ) as span:
+        traces = self._runtime.traces
+        with traces.span(f"execute_tool {asked.name}", attributes=span_of(command.run, asked)) as span:
+            if traces.captures:
+                span["gen_ai.tool.call.arguments"] = shortened(asked.arguments)
             began = self._clock.now()
             asker = Asker(self._runtime.bus, command.subjects, command.run)
             async with asker.asking():
@@ -241,6 +238,8 @@ class ToolCommands:
             span["holdfast.attempt"] = outcome.attempt
             if outcome.outcome != "succeeded":
                 span["error.type"] = outcome.outcome
+            if traces.captures:
+                span["gen_ai.tool.call.result"] = shortened(outcome.content)
             await self._record(command, asked, outcome, latency_s)
             if look:
                 await withdraw(self._runtime.bus, command.subjects, command.run)
@@ -430,6 +429,19 @@ class ToolCommands:
                 if self._clock.now() > give_up:
                     raise
                 await self._clock.sleep(RECORD_PAUSE_S)
+
+
+def span_of(run: RunTool, asked: ToolCall) -> dict[str, str]:
+    """The attributes of a call's span."""
+    return {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": asked.name,
+        "gen_ai.tool.call.id": asked.id,
+        "gen_ai.tool.type": "function",
+        "gen_ai.agent.name": run.agent,
+        "holdfast.namespace": run.namespace,
+        "holdfast.task": run.task,
+    }
 
 
 def _place_of(subject: str, run: RunTool) -> TaskSubjects:

@@ -44,7 +44,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "nats": ("services/runtime/nats/",),
     "nkeys": ("services/cli/nats/setup.py",),
     "openai": ("services/llm_gateway/providers/openai.py",),
-    "opentelemetry": ("services/runtime/telemetry/otel.py",),
+    "opentelemetry": (
+        "services/runtime/telemetry/otel.py",
+        "services/runtime/telemetry/otlp_logs.py",
+        "services/runtime/telemetry/otlp_metrics.py",
+    ),
     "prometheus_client": (
         "services/runtime/telemetry/families.py",
         "services/runtime/telemetry/metrics.py",

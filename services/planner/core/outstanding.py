@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -26,6 +25,7 @@ from schemas.task import (
     State,
     Waiting,
 )
+from schemas.tracing import task_context
 from services.planner.core.policy import RECHECK_MIN_S, share_of
 
 
@@ -134,7 +134,7 @@ def _child(state: AwaitingTools, call: CallRef) -> TaskSubmitted:
         task=call.child,
         spec=TaskSpec(agent=call.agent, limits=limits, labels=state.labels, priority=state.priority),
         at=state.updated_at,
-        traceparent=_child_trace(state.traceparent, call.child),
+        traceparent=task_context(state.traceparent, state.namespace, call.child),
         parent_span=state.traceparent,
         parent=ParentCall(
             task=state.task,
@@ -148,13 +148,6 @@ def _child(state: AwaitingTools, call: CallRef) -> TaskSubmitted:
             approved_seq=call.approved_seq,
         ),
     )
-
-
-def _child_trace(parent: str, child: str) -> str:
-    """A span of its own in the parent's trace, the same each time."""
-    version, trace, _, flags = parent.split("-") if parent.count("-") == 3 else ("", "", "", "")
-    span = hashlib.sha256(f"{trace}/{child}".encode()).hexdigest()[:16]
-    return f"{version}-{trace}-{span}-{flags}" if version else ""
 
 
 def _for_parent(

@@ -46,6 +46,10 @@ def extras_of(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
+_ENDS_OF_LINES = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""What JSON allows in a string, and some readers of logs take for the end of a line."""
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
@@ -67,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         line.update(extras_of(record))
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return self._encoder.encode(line).decode()
+        return self._encoder.encode(line).decode().translate(_ENDS_OF_LINES)
 
 
 class TextFormatter(logging.Formatter):
@@ -92,7 +96,9 @@ def configure_logs(service: str, replica: str, *, level: str, form: Literal["jso
     """Send all logs of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, replica) if form == "json" else TextFormatter(service))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Libraries log requests and answers with all their headers where they are asked for everything.
+    logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler], force=True)
+    logging.getLogger("services").setLevel(level)
     _leave_out_what_no_line_says()
     for noisy in ("nats", "httpx", "httpx2", "openai", "anthropic", "mcp", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel("WARNING" if level != "DEBUG" else "INFO")

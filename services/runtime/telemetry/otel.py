@@ -7,7 +7,7 @@ log has them, under the same trace.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -19,10 +19,19 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 from opentelemetry.trace import Span as AnySpan
-from opentelemetry.trace import TraceFlags, TraceState, set_span_in_context
 
 from schemas.tracing import is_sampled, is_traceparent, span_id, trace_id
 from services.runtime.errors import RetryLater
@@ -55,30 +64,6 @@ class _Ids(IdGenerator):
         return pinned[1] if pinned else random.getrandbits(64) or 1
 
 
-class _Decided(Sampler):
-    """The environment's sampler, but for spans about which was decided when their task was submitted."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Attributes | None = None,
-        links: Sequence[Link] | None = None,
-        trace_state: TraceState | None = None,
-    ) -> SamplingResult:
-        if _pinned.get() is not None:
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
-        return self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-
-    def get_description(self) -> str:
-        return self._sampler.get_description()
-
-
 class Whole(SpanProcessor):
     """Passes a span on together with the spans inside of it, itself first.
 
@@ -90,7 +75,7 @@ class Whole(SpanProcessor):
         self._then = then
         self._open: dict[int, list[ReadableSpan]] = {}
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - as the SDK calls it
         self._open[span.get_span_context().span_id] = []
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -114,16 +99,17 @@ class Whole(SpanProcessor):
 class SpanRecorder:
     """Spans of one process, exported in batches. A full queue drops the oldest: nobody waits for an exporter."""
 
-    def __init__(self, provider: TracerProvider, sampler: Sampler) -> None:
-        self._provider = provider
-        self._sampler = sampler
-        self._tracer = provider.get_tracer(SCOPE, _version())
+    def __init__(self, asking: TracerProvider, decided: TracerProvider) -> None:
+        self._provider = asking
+        self._sampler = asking.sampler
+        self._tracer = asking.get_tracer(SCOPE, _version())
+        self._finished = decided.get_tracer(SCOPE, _version())
 
     def decided(self, context: str, *, parent: str) -> str:
         """`context` with what the sampler says of it; `parent`: the requester's, if there is one."""
         around = _context(parent) if parent else None
-        decision = self._sampler.should_sample(around, int(trace_id(context), 16), "invoke_agent").decision
-        return f"{context[:-2]}{'01' if decision.is_sampled() else '00'}"
+        said = self._sampler.should_sample(around, int(trace_id(context), 16), "invoke_agent").decision
+        return f"{context[:-2]}{'01' if said is Decision.RECORD_AND_SAMPLE else '00'}"
 
     @contextmanager
     def span(
@@ -161,7 +147,7 @@ class SpanRecorder:
             return
         token = _pinned.set((int(trace_id(context), 16), int(span_id(context), 16)))
         try:
-            span = self._tracer.start_span(
+            span = self._finished.start_span(
                 name,
                 context=_context(parent),
                 attributes=dict(attributes),
@@ -205,13 +191,13 @@ def make_recorder(service: str, replica: str, exporter: SpanExporter | None, end
     limits = SpanLimits()
     if limits.max_span_attribute_length is None:
         limits = SpanLimits(max_span_attribute_length=ATTRIBUTE_LENGTH_MAX)
-    provider = TracerProvider(
-        resource=resource(service, replica), id_generator=_Ids(), span_limits=limits, shutdown_on_exit=False
-    )
-    asked = provider.sampler
-    provider.sampler = _Decided(asked)
-    provider.add_span_processor(Whole(BatchSpanProcessor(exporter)))
-    return SpanRecorder(provider, asked)
+    about, processor = resource(service, replica), Whole(BatchSpanProcessor(exporter))
+    asking = TracerProvider(resource=about, span_limits=limits, shutdown_on_exit=False)
+    # Of the others it was decided when their task was submitted.
+    decided = TracerProvider(ALWAYS_ON, about, id_generator=_Ids(), span_limits=limits, shutdown_on_exit=False)
+    asking.add_span_processor(processor)
+    decided.add_span_processor(processor)
+    return SpanRecorder(asking, decided)
 
 
 def _version() -> str:

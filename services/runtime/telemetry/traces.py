@@ -53,8 +53,10 @@ def trace_headers() -> dict[str, str]:
 
 
 def traced_like(entry: Entry | None) -> dict[str, str]:
-    """The context that an entry came with, as headers for a message about the same task: whoever asks for something
-    has another trace, or none."""
+    """The context that an entry came with, as headers for a message about the same task.
+
+    Whoever asks for something more has another trace, or none.
+    """
     found = entry.headers.get(TRACEPARENT, "") if entry is not None else ""
     return {TRACEPARENT: found} if found else {}
 
@@ -101,7 +103,7 @@ class Traces:
         """
         if self._recorder is None:
             return _Passing("")
-        return _recorded(self._recorder, name, _current.get(), kind, attributes or {}, "")
+        return _recorded(self._recorder, name, _current.get(), kind, attributes or {})
 
     def finished(
         self,
@@ -150,7 +152,7 @@ class _Passing:
 
 @contextmanager
 def _recorded(
-    recorder: SpanRecorder, name: str, parent: str, kind: Kind, attributes: Attributes, link: str
+    recorder: SpanRecorder, name: str, parent: str, kind: Kind, attributes: Attributes, *, link: str = ""
 ) -> Generator[dict[str, Any]]:
     with recorder.span(name, parent, kind, attributes, link) as (context, extra):
         token = _current.set(context)
@@ -168,7 +170,7 @@ def _processed(
     made_in = inbound.headers.get(TRACEPARENT, "")
     parent = task_context(made_in, task.namespace, task.task)
     known = {**process_attributes(inbound, task, group), **attributes}
-    return _recorded(recorder, process_name(inbound.subject), parent, "consumer", known, made_in)
+    return _recorded(recorder, process_name(inbound.subject), parent, "consumer", known, link=made_in)
 
 
 def make_traces(service: str, replica: str, exporter: SpanExporter | None = None, *, content: bool = False) -> Traces:

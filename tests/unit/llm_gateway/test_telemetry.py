@@ -22,6 +22,7 @@ from schemas.resources import (
     ScriptedReply,
 )
 from services.runtime.memory.bus import MemoryBus
+from services.runtime.telemetry.conventions import flaws
 from services.runtime.telemetry.logs import JsonFormatter
 from services.runtime.telemetry.traces import make_traces
 from tests.support.gateway import GatewayRig, apply_agent, apply_llm, running_gateway
@@ -67,7 +68,7 @@ async def test_a_call_is_a_span_of_its_task_with_the_conventions_names(
     await call(gateway, ScriptedReply(text="ok", input_tokens=7, output_tokens=3))
     found = spans(gateway, exporter)
     chat = found["chat scripted"]
-    handled = found["model.call"]
+    handled = found["process hf.{partition}.{namespace}.cmd.llm.{task}.{turn}.{attempt}"]
     assert chat.context is not None
     assert handled.context is not None
     assert chat.context.trace_id == int(TRACE, 16)
@@ -85,6 +86,7 @@ async def test_a_call_is_a_span_of_its_task_with_the_conventions_names(
         "gen_ai.conversation.id": "team/job",
         "holdfast.turn": 1,
     }.items() <= attributes.items()
+    assert flaws("llm-gateway", chat.name, "client", attributes) == []
     assert chat.parent is not None
     assert chat.parent.span_id == handled.context.span_id
     assert SECRET_WORDS not in json.dumps([span.to_json() for span in found.values()])
