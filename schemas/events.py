@@ -173,6 +173,10 @@ class TaskFollowed(Wire, frozen=True, kw_only=True, tag="task.followed.v1"):
     submitted: TaskSubmitted
 
 
+class TaskRemoving(Wire, frozen=True, kw_only=True, tag="task.removing.v1"):
+    """Instead of a task that its thread goes on with: the ended task is being removed, and nothing goes on from it."""
+
+
 class ThreadBegun(Wire, frozen=True, kw_only=True, tag="thread.begun.v1"):
     """A thread that has a name of its caller's begins with this task; `submitted.spec.thread_id` is the name.
 
@@ -213,6 +217,10 @@ TaskEvent = (
 
 decode_task_event: Callable[[bytes], TaskEvent] = decoder_of(TaskEvent)
 """The event in these bytes; raises `Malformed`."""
+
+
+decode_followed: Callable[[bytes], TaskFollowed | TaskRemoving] = decoder_of(TaskFollowed | TaskRemoving)
+"""What is recorded to follow a task; raises `Malformed`."""
 
 
 class ConversationStarted(Wire, frozen=True, kw_only=True, tag="task.context.v1"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from schemas.events import TaskFollowed, TaskSubmitted, ThreadBegun
+from schemas.events import TaskFollowed, TaskSubmitted, ThreadBegun, decode_followed
 from schemas.ids import check_token, partition_of, thread_key
 from schemas.interactions import (
     AnswerInteraction,
@@ -147,7 +147,10 @@ class FrontDoor:
         names = [task]
         log = self._bus.log(place.partition)
         while len(names) < THREAD_MAX and (entry := await log.get(place.followed)) is not None:
-            names.append(decode(entry.data, TaskFollowed).submitted.task)
+            followed = decode_followed(entry.data)
+            if not isinstance(followed, TaskFollowed):
+                break
+            names.append(followed.submitted.task)
             place = TaskSubjects(place.partition, namespace, names[-1])
         return names
 

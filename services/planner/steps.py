@@ -16,8 +16,10 @@ from schemas.events import (
     ModelAnswered,
     ModelFailed,
     TaskFollowed,
+    TaskRemoving,
     TaskSubmitted,
     ToolFinished,
+    decode_followed,
 )
 from schemas.fallbacks import next_llm
 from schemas.ids import child_task_name, request_id
@@ -235,18 +237,22 @@ class Steps:
         )
 
     async def _before(self, task: TaskSubjects, name: str) -> tuple[int, ...] | Refusal:
-        """Where the conversation is that a task goes on from, with a result for every call in it."""
+        """Where the conversation is that a task goes on from, with a result for every call in it.
+
+        What was said to that task, and joined no turn of it because it failed or was cancelled, is heard now.
+        """
         state = (await self._table.load(_beside(task, name), 0)).state
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
             return Refusal(f"task {name!r}, whose conversation this goes on from, was removed")
         if isinstance(state, FinalAnswer) or state.open_calls is None:
-            return state.window
+            return (*state.window, *state.queued)
         calls, before = state.open_calls, _beside(task, name)
         results = await self._bus.log(task.partition).last([before.tool_events(calls.request)])
         if len(results) < len(calls.calls):
             raise RetryLater(f"the calls of task {name!r} have no results yet", after_s=0.2)
         places = {entry.subject: entry.seq for entry in results}
-        return (*state.window, *(places[before.tool_event(calls.request, call.n)] for call in calls.calls))
+        with_results = (*state.window, *(places[before.tool_event(calls.request, call.n)] for call in calls.calls))
+        return (*with_results, *state.queued)
 
     async def _asked(self, log: Log, parent: ParentCall, agent: str) -> str | Refusal:
         """What another task's call asks of an agent."""
@@ -277,13 +283,15 @@ class Steps:
             if await self._may_be_asked_for_again(task):
                 return ASKED_FOR_AGAIN
             log = self._bus.log(task.partition)
-            if (entry := await log.get(task.followed)) is not None:
-                following = decode(entry.data, TaskFollowed).submitted.task
-                return f"task {following!r} goes on from task {task.task!r}; delete that one first"
+            if problem := await self._followed(task):
+                return problem
             for child in await self._children(task):
                 problem = await self.remove(child)
                 if problem and "there is no" not in problem:
                     return problem
+            closed = await log.record(Outgoing(task.followed, encode(TaskRemoving()))) is not None
+            if not closed and (problem := await self._followed(task)):
+                return problem
             await self._forget(task, held.state)
             for subject in task.everything:
                 await log.purge(subject)
@@ -292,12 +300,21 @@ class Steps:
             self._table.forget(task)
         return ""
 
+    async def _followed(self, task: TaskSubjects) -> str:
+        """Why a task has to stay as long as another one goes on from it; empty if none does."""
+        entry = await self._bus.log(task.partition).get(task.followed)
+        followed = decode_followed(entry.data) if entry is not None else None
+        if not isinstance(followed, TaskFollowed):
+            return ""
+        return f"task {followed.submitted.task!r} goes on from task {task.task!r}; delete that one first"
+
     async def _forget(self, task: TaskSubjects, state: State) -> None:
         """What leads to a task goes before it: whoever still found that would submit the task again."""
         if state.continues:
 
             def names(entry: Entry) -> str:
-                return decode(entry.data, TaskFollowed).submitted.task
+                followed = decode_followed(entry.data)
+                return followed.submitted.task if isinstance(followed, TaskFollowed) else ""
 
             await forget(self._bus.log(task.partition), _beside(task, state.continues).followed, task.task, names)
         elif state.thread_id:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from schemas.events import MessageSent, TaskFollowed, TaskSubmitted
+from schemas.events import MessageSent, TaskFollowed, TaskRemoving, TaskSubmitted, decode_followed
 from schemas.ids import digest, following_task_name
 from schemas.requests import Accepted, TaskSpec
 from schemas.subjects import TRACEPARENT, TaskSubjects
@@ -20,12 +20,11 @@ from schemas.wire import decode, encode
 from services.planner.anchors import submission
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Outgoing
-from services.runtime.telemetry.traces import is_traceparent, traced_like
+from services.runtime.telemetry.traces import child_traceparent
 
 if TYPE_CHECKING:
     from services.planner.table import TaskTable
     from services.runtime.ports import Bus, Log
-    from services.runtime.telemetry.traces import Traces
 
 TASKS_MAX = 1000
 """Tasks of one thread that are walked through."""
@@ -34,10 +33,9 @@ TASKS_MAX = 1000
 class Threads:
     """Says things in threads."""
 
-    def __init__(self, bus: Bus, table: TaskTable, traces: Traces) -> None:
+    def __init__(self, bus: Bus, table: TaskTable) -> None:
         self._bus = bus
         self._table = table
-        self._traces = traces
 
     async def say(
         self, task: TaskSubjects, said: MessageSent, *, id_: str, headers: Mapping[str, str]
@@ -62,7 +60,7 @@ class Threads:
                 return Accepted(namespace=task.namespace, task=name)
             if state is None and await log.get(task.submitted) is None and not await log.subjects(task.submitted):
                 return None
-            trace = traced_like(await log.get(task.submitted))
+            trace = {name: value for name, value in headers.items() if name == TRACEPARENT}
             await log.record(Outgoing(task.message_event(id_), encode(said), trace))
             return Accepted(namespace=task.namespace, task=task.task, created=False)
         raise RetryLater(f"the thread of task {task.namespace}/{task.task} does not end", after_s=1.0)
@@ -73,14 +71,12 @@ class Threads:
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
             raise RetryLater(f"task {task.namespace}/{task.task} is not seen to have ended", after_s=0.2)
         log = self._bus.log(task.partition)
-        name, requester = self._name_after(task, id_), headers.get(TRACEPARENT, "")
         event = TaskSubmitted(
             namespace=task.namespace,
-            task=name,
+            task=self._name_after(task, id_),
             spec=await self._spec_after(log, state, said),
             at=said.at,
-            traceparent=self._traces.begin(requester, task.namespace, name),
-            parent_span=requester if is_traceparent(requester) else "",
+            traceparent=child_traceparent(headers.get(TRACEPARENT, "")),
             continues=task.task,
             thread=state.thread or task.task,
         )
@@ -111,7 +107,10 @@ class Threads:
         entry = await log.get(task.followed)
         if entry is None:
             return None
-        return await submission(self._bus, log, entry, decode(entry.data, TaskFollowed).submitted)
+        followed = decode_followed(entry.data)
+        if isinstance(followed, TaskRemoving):
+            raise RetryLater(f"task {task.namespace}/{task.task} is being removed", after_s=0.2)
+        return await submission(self._bus, log, entry, followed.submitted)
 
     def _name_after(self, task: TaskSubjects, id_: str) -> str:
         return following_task_name(task.namespace, task.task, id_, self._bus.partitions)

@@ -71,7 +71,7 @@ async def replies(slack: Slack, text: str, **more: str) -> None:
     """Somebody replies, and Slack sends it until it is taken."""
 
     async def taken() -> bool:
-        return (await slack.say(text, **more)).status_code == 200  # type: ignore[arg-type]
+        return (await slack.say(text, **more)).status_code == 200
 
     await until(taken, f"{text!r} is taken", within_s=30)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import TaskFollowed, TaskSubmitted, ThreadBegun
+from schemas.events import TaskFollowed, TaskRemoving, TaskSubmitted, ThreadBegun
 from schemas.requests import SendMessage, SubmitTask
 from schemas.resources import ContactChannel
 from schemas.task import TaskHeader
@@ -28,6 +28,7 @@ THREADS: tuple[msgspec.Struct, ...] = (
     _SUBMITTED,
     TaskFollowed(submitted=_SUBMITTED),
     ThreadBegun(submitted=_SUBMITTED),
+    TaskRemoving(),
     *(
         msgspec.structs.replace(value, thread_id=_ID)
         for value in _NEWEST.values()

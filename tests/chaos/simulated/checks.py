@@ -14,9 +14,11 @@ from schemas.dead_letters import DeadLetter
 from schemas.events import (
     ModelAnswered,
     ModelFailed,
+    TaskRemoving,
     TaskSubmitted,
     ToolFinished,
     WindowCompacted,
+    decode_followed,
     decode_task_event,
 )
 from schemas.messages import AssistantMessage, Message, ToolMessage, Usage
@@ -140,6 +142,8 @@ def _recorded_once(world: World, task: TaskSubjects) -> Iterator[str]:
     for entry in world.history.by_task[task]:
         if entry.subject == task.state or any(kind in entry.subject for kind in CHANGING):
             continue
+        if entry.subject == task.followed and isinstance(decode_followed(entry.data), TaskRemoving):
+            continue  # what followed was removed before
         again = entry.subject == task.followed and seen.get(entry.subject) == entry.data
         if entry.subject in seen and not again:
             yield f"{entry.subject} was written twice"

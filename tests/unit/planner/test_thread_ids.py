@@ -358,20 +358,22 @@ async def test_wherever_a_removal_is_broken_off_no_task_comes_back_and_the_next_
                 await stage.until_state(task, FinalAnswer)
             mortal = await removed_until(server, task, calls)
             died += mortal.is_dead
-            if calls % 2 and which == "first":
-                reply = await stage.ask("delete", {"task": task.task})
-                assert isinstance(reply, Accepted) or reply.code == "not_found"
-                assert await stage.bus.log(0).subjects(f"hf.0.{NAMESPACE}.>") == []
-                assert await stage.state(task) is None
-            else:
-                reply = await stage.ask("send", {"thread": TICKET, "message": "still there?"})
-                if isinstance(reply, Accepted):
-                    assert reply.task not in (task.task, first.task)
-                    await stage.stored(task, stage.task(reply.task).submitted)
-                else:
-                    assert (which, reply.code) == ("first", "not_found")
-                state = await stage.state(task)
+            said, removed = await asyncio.gather(
+                stage.ask("send", {"thread": TICKET, "message": "still there?"}),
+                stage.ask("delete", {"task": task.task}),
+            )
+            state = await stage.state(task)
+            if isinstance(said, Accepted):
+                assert said.task not in (task.task, first.task)
+                going_on = await spec_of(stage, stage.task(said.task))
+                assert going_on.user_message == "still there?"
                 assert state is None or isinstance(state, FinalAnswer), f"{calls} calls: the task came back"
+                assert (state is None) != (isinstance(removed, Rejected) and "goes on from" in removed.error)
+            else:
+                assert (which, said.code) == ("first", "not_found")
+                assert isinstance(removed, Accepted) or removed.code == "not_found"
+                assert await stage.bus.log(0).subjects(f"hf.0.{NAMESPACE}.>") == []
+                assert state is None
         if not mortal.is_dead:
             break
     assert died > 5

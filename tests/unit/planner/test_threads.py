@@ -8,7 +8,7 @@ from schemas.events import ConversationStarted, MessageSent, ModelAnswered, Tool
 from schemas.ids import partition_of
 from schemas.requests import Accepted, Rejected
 from schemas.subjects import TaskSubjects
-from schemas.task import AwaitingModel, Failed, FinalAnswer
+from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer
 from schemas.wire import decode
 from services.planner.main import build
 from services.runtime.memory.server import MemoryServer
@@ -159,6 +159,29 @@ async def test_after_a_failure_in_the_middle_of_calls_the_thread_goes_on_with_th
         assert words[2] == "calls"
         assert [word.startswith("Not done") for word in words[3:5]] == [True, True]
         assert words[5:] == ["User", "Well."]
+
+
+async def test_what_a_task_had_no_turn_for_is_heard_when_its_thread_goes_on() -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        await stage.with_agent()
+        task = await stage.submit()
+        await stage.answer(task, 1, calls=("a__x",))
+        await stage.stored(task, task.tool_command("r1", 1))
+        await send(stage, task, "and keep it short")
+
+        async def queued() -> bool:
+            state = await stage.state(task)
+            return state is not None and bool(state.queued)
+
+        await until(queued, "the message in the queue")
+        await stage.ask("cancel", {"task": task.task})
+        await stage.until_state(task, Cancelled)
+        following = TaskSubjects(task.partition, NAMESPACE, (await send(stage, task, "go on")).task)
+        await stage.answer(following, 1, text="Well.")
+        state = await stage.until_state(following, FinalAnswer)
+        words = await heard(stage, task, state.window)
+        assert words[2] == "calls"
+        assert words[4:] == ["and keep it short", "User", "Well."]
 
 
 async def test_a_task_that_is_gone_on_from_is_removed_after_its_followers() -> None:
