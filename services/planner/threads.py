@@ -20,11 +20,12 @@ from schemas.wire import decode, encode
 from services.planner.anchors import submission
 from services.runtime.errors import RetryLater
 from services.runtime.ports import Outgoing
-from services.runtime.telemetry.traces import child_traceparent
+from services.runtime.telemetry.traces import is_traceparent, traced_like
 
 if TYPE_CHECKING:
     from services.planner.table import TaskTable
     from services.runtime.ports import Bus, Log
+    from services.runtime.telemetry.traces import Traces
 
 TASKS_MAX = 1000
 """Tasks of one thread that are walked through."""
@@ -33,9 +34,10 @@ TASKS_MAX = 1000
 class Threads:
     """Says things in threads."""
 
-    def __init__(self, bus: Bus, table: TaskTable) -> None:
+    def __init__(self, bus: Bus, table: TaskTable, traces: Traces) -> None:
         self._bus = bus
         self._table = table
+        self._traces = traces
 
     async def say(
         self, task: TaskSubjects, said: MessageSent, *, id_: str, headers: Mapping[str, str]
@@ -60,7 +62,7 @@ class Threads:
                 return Accepted(namespace=task.namespace, task=name)
             if state is None and await log.get(task.submitted) is None and not await log.subjects(task.submitted):
                 return None
-            trace = {name: value for name, value in headers.items() if name == TRACEPARENT}
+            trace = traced_like(await log.get(task.submitted))
             await log.record(Outgoing(task.message_event(id_), encode(said), trace))
             return Accepted(namespace=task.namespace, task=task.task, created=False)
         raise RetryLater(f"the thread of task {task.namespace}/{task.task} does not end", after_s=1.0)
@@ -71,12 +73,14 @@ class Threads:
         if not isinstance(state, FinalAnswer | Failed | Cancelled):
             raise RetryLater(f"task {task.namespace}/{task.task} is not seen to have ended", after_s=0.2)
         log = self._bus.log(task.partition)
+        name, requester = self._name_after(task, id_), headers.get(TRACEPARENT, "")
         event = TaskSubmitted(
             namespace=task.namespace,
-            task=self._name_after(task, id_),
+            task=name,
             spec=await self._spec_after(log, state, said),
             at=said.at,
-            traceparent=child_traceparent(headers.get(TRACEPARENT, "")),
+            traceparent=self._traces.begin(requester, task.namespace, name),
+            parent_span=requester if is_traceparent(requester) else "",
             continues=task.task,
             thread=state.thread or task.task,
         )
