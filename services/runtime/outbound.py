@@ -1,12 +1,14 @@
 """Requests over HTTP to others, through the guard: to addresses that somebody else chose, and to where they redirect.
 
 Only redirects that keep the method are followed (307, 308), each through the guard again. What is secret is sent to
-the origin that was named, and not to where it redirects.
+the origin that was named, and not to where it redirects; and what comes back is told without it, because some quote in
+a refusal what they were sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +18,7 @@ import httpx2
 
 from services.runtime.egress import Egress, EgressRefused
 from services.runtime.egress_http import GuardedTransport
+from services.runtime.redaction import redact
 
 if TYPE_CHECKING:
     from schemas.resources import EnvVar
@@ -96,19 +99,28 @@ class Client:
 
     async def _follow(self, client: httpx2.AsyncClient, call: Call) -> Answer:
         url, secret = httpx2.URL(call.url), dict(call.secret_headers)
+        unsaid = _unsaid(secret)
         for _ in range(REDIRECTS_MAX + 1):
             headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **secret, **call.headers}
             async with client.stream(call.method, url, content=call.body or None, headers=headers) as response:
                 if response.status_code not in (307, 308):
-                    return await _answer(response, call.body_max)
+                    answer = await _answer(response, call.body_max)
+                    told = redact(answer.text, unsaid)
+                    return answer if told == answer.text else answer._replace(body=told.encode())
                 location = response.headers.get("location", "")
             there = url.join(location)
             if not location or (url.scheme == "https" and there.scheme != "https"):
-                raise NotSent(f"redirected to {location[:80]!r}: not followed")
+                raise NotSent(f"redirected to {redact(location, unsaid)[:80]!r}: not followed")
             if _origin(there) != _origin(url):
                 secret = {}
             url = there
         raise NotSent(f"redirected more than {REDIRECTS_MAX} times")
+
+
+def _unsaid(secret: Mapping[str, str]) -> set[str]:
+    """What must not be repeated of secret headers: each value, without its scheme too, and as JSON would have it."""
+    values = {part for value in secret.values() for part in (value, value.partition(" ")[2]) if part}
+    return values | {json.dumps(value)[1:-1] for value in values}
 
 
 async def _answer(response: httpx2.Response, body_max: int) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -279,6 +280,25 @@ async def test_a_redirect_that_keeps_the_method_is_followed_without_what_is_secr
         assert "authorization" in server.asked[0].headers
         assert "authorization" not in other.asked[0].headers
         assert is_signed(other.asked[0], KEY_BYTES)
+
+
+async def test_a_receiver_that_quotes_what_it_was_sent_has_no_secret_repeated() -> None:
+    async with raw_server() as server, notifying() as here:
+        headers = (EnvVar(name="Authorization", value_from=secret("old")),)
+
+        async def quote(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            said = f"401: {asked.headers['authorization']} is not welcome; {json.dumps(asked.headers)}"
+            writer.write(response(said.encode(), status="400 Bad Request"))
+            await writer.drain()
+
+        server.paths["/hook"] = quote
+        await here.subscribe("ops", webhook=hook(url_of(server), headers=headers))
+        task = await here.finished()
+        (failed,) = await here.until_all(task, NotificationFailed)
+        value = server.asked[0].headers["authorization"]
+        assert "is not welcome" in failed.error
+        assert value not in failed.error
+        assert value not in str(failed)
 
 
 @pytest.mark.parametrize("answer", [redirect("/other"), redirect("/hook", "307 Temporary Redirect")])

@@ -72,6 +72,14 @@ def test_whatever_is_given_as_extra_can_be_written() -> None:
     assert parsed["at"] == "2030-01-01T00:00:00Z"
 
 
+def test_what_a_stranger_wrote_begins_no_line_for_machines() -> None:
+    said = "x\n{}\r\x0b\x0c\x1c\x85\u2028\u2029\x1b[2J"
+    text = JsonFormatter("planner", "r").format(record(said))
+    assert len(text.splitlines()) == 1
+    assert "\x1b" not in text
+    assert json.loads(text)["msg"] == said
+
+
 def test_a_line_for_people_ends_with_the_ids() -> None:
     with log_ids(task="t1", trace="0af7"):
         text = TextFormatter("planner").format(record("hello"))
@@ -90,7 +98,7 @@ def test_what_a_stranger_wrote_begins_no_line_for_people() -> None:
 def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in ("nats", "httpx", "asyncio", "mcp")}
+    levels = {name: logging.getLogger(name).level for name in ("services", "nats", "httpx", "asyncio", "mcp")}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -107,5 +115,16 @@ def test_logs_go_to_standard_error_from_the_level_asked_for(capsys: pytest.Captu
     logging.getLogger(NAME).info("not said")
     logging.getLogger(NAME).warning("said")
     logging.getLogger("httpx").info("GET https://api.example.com/?key=...")
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(text)["msg"] for text in lines] == ["said"]
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_everything_is_asked_for_of_ours_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """At DEBUG, clients of HTTP log all headers, and keys are in them."""
+    configure_logs("planner", "r1", level="DEBUG", form="json")
+    logging.getLogger(NAME).debug("said")
+    for library in ("httpcore2.http11", "openai._base_client", "anthropic", "mcp.client", "whatever.comes.next"):
+        logging.getLogger(library).debug("Authorization: Bearer ...")
     lines = capsys.readouterr().err.splitlines()
     assert [json.loads(text)["msg"] for text in lines] == ["said"]
