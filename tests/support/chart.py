@@ -124,7 +124,9 @@ CASES: dict[str, Case] = {
     "prod with rules and dashboards": Case(files=("values-prod.yaml",), alerts=True),
     "everything": Case(values=EVERYTHING, alerts=True),
     "dev with everything but an outside bus": Case(
-        files=("values-dev.yaml",), values={key: value for key, value in EVERYTHING.items() if key != "bus"}
+        files=("values-dev.yaml",),
+        values={key: value for key, value in EVERYTHING.items() if key != "bus"}
+        | {"nats": {"config": {"cluster": {"enabled": True, "replicas": 3}}}},
     ),
     "prod without KEDA": Case(files=("values-prod.yaml",), values={"keda": {"enabled": False}}),
     "prod without NetworkPolicies": Case(files=("values-prod.yaml",), values={"networkPolicy": {"enabled": False}}),
@@ -173,6 +175,7 @@ BAD_CASES: dict[str, tuple[Values, str]] = {
     "a secret without a name": ({"services": {"notifier": {"secrets": [{"as": "x"}]}}}, "name"),
     "a folder out of the secrets'": ({"services": {"notifier": {"secrets": [{"name": "a", "as": "../b"}]}}}, "as"),
     "accounts with one key for all": ({"bus": {"accounts": True, "auth": {"secret": "key"}}}, "{service}"),
+    "more copies than servers": ({"nats": {"enabled": True}, "settings": {"streamReplicas": 3}}, "streamReplicas"),
     "KEDA that cannot ask NATS": ({"keda": {"enabled": True}}, "keda.natsMonitor"),
     "an ingress without a host": ({"people": {"enabled": True, "ingress": {"enabled": True}}}, "people.ingress.host"),
     "one disk for two": (
@@ -317,3 +320,14 @@ def container(found: Object) -> Object:
 def environment(found: Object) -> dict[str, str]:
     """The variables of a Deployment's container."""
     return {variable["name"]: variable["value"] for variable in container(found)["env"]}
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """Whether a selector selects a pod with these labels."""
+    if not selector.get("matchLabels", {}).items() <= labels.items():
+        return False
+    for one in selector.get("matchExpressions", ()):
+        assert one["operator"] == "In"
+        if labels.get(one["key"]) not in one["values"]:
+            return False
+    return True
