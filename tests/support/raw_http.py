@@ -53,6 +53,15 @@ class RawServer:
             await writer.wait_closed()
 
 
+async def hung_up(reader: asyncio.StreamReader, within_s: float) -> bool:
+    """Whether the other side hangs up within a time."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await reader.read(1) == b""
+    except TimeoutError:
+        return False
+
+
 def response(body: bytes = b"", *, status: str = "200 OK", kind: str = "text/plain", **headers: str) -> bytes:
     """A whole answer. Underscores in the names of headers become hyphens."""
     lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]

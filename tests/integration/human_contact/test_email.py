@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from html import unescape
@@ -24,7 +25,7 @@ from schemas.subjects import status_key
 from services.human_contact import mailboxes
 from services.human_contact.channels import email as email_channel
 from services.human_contact.channels.base import ChannelFailed
-from services.human_contact.channels.mail_servers import check_password_is_safe
+from services.human_contact.channels.mail_servers import Visit, check_password_is_safe
 from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.core.questions import asking
 from services.human_contact.core.tokens import ReplyTo, reply_id
@@ -50,6 +51,7 @@ from tests.support.by_mail import (
 from tests.support.certificates import certified
 from tests.support.imap_server import imap_server
 from tests.support.mail_server import mail_server
+from tests.support.raw_http import hung_up
 from tests.support.stage import until
 from tests.unit.planner.test_delegation import calls
 
@@ -243,6 +245,10 @@ async def test_a_mailbox_behind_tls_is_looked_into(tmp_path: Path, monkeypatch: 
                 await looked(people)
 
 
+def nothing(_: Visit) -> None:
+    """Look at nothing."""
+
+
 @pytest.mark.parametrize("imap", [False, True], ids=["smtp", "imap"])
 async def test_a_server_that_says_a_letter_now_and_then_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imap: bool
@@ -251,14 +257,12 @@ async def test_a_server_that_says_a_letter_now_and_then_is_hung_up_on(
     monkeypatch.setattr("services.human_contact.channels.mail_servers.VISIT_S", 0.4)
     gone = asyncio.Event()
 
-    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while not await hung_up(reader, 0.05):
                 writer.write(b"*" if imap else b"2")
                 await writer.drain()
-                await asyncio.sleep(0.05)
-        except OSError:
-            gone.set()
+        gone.set()
 
     listening = await asyncio.start_server(drip, "127.0.0.1", 0)
     async with listening:
@@ -276,7 +280,7 @@ async def test_a_server_that_says_a_letter_now_and_then_is_hung_up_on(
             assert isinstance(mine, email_channel.EmailChannel)
             async with asyncio.timeout(5):
                 with pytest.raises(ChannelFailed):
-                    await (mine.visited(lambda _: None) if imap else mine._send(None))
+                    await (mine.visited(nothing) if imap else mine._send(None))
                 await gone.wait()
 
 
@@ -324,6 +328,9 @@ async def test_a_mailbox_that_hangs_holds_no_other_up(tmp_path: Path, monkeypatc
         mine = people.entrance._mailboxes
         look = mine.look
 
+        def both(_: str) -> list[ChannelKey]:
+            return keys
+
         async def hang(key: ChannelKey) -> None:
             if key.name == "hangs":
                 hanging.set()
@@ -331,7 +338,7 @@ async def test_a_mailbox_that_hangs_holds_no_other_up(tmp_path: Path, monkeypatc
             await look(key)
 
         monkeypatch.setattr(mine, "look", hang)
-        monkeypatch.setattr(mine._channels, "of_family", lambda _: keys)
+        monkeypatch.setattr(mine._channels, "of_family", both)
         mine.start()
         async with asyncio.timeout(5):
             await hanging.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 
 import pytest
@@ -12,7 +13,7 @@ from services.human_contact.channels.base import ChannelFailed
 from services.human_contact.channels.slack_api import SlackApi
 from services.runtime.egress import Egress, Rules
 from services.runtime.outbound import Call, Client
-from tests.support.raw_http import Asked, raw_server, response
+from tests.support.raw_http import hung_up, raw_server, response
 
 BOMB = gzip.compress(b" " * 50_000_000)
 
@@ -50,16 +51,18 @@ async def test_an_answer_of_slacks_that_is_none_is_asked_for_again(answer: bytes
 async def test_slack_that_never_ends_its_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slack_api, "TIMEOUT_S", 0.4)
 
-    async def drip(_: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        for _n in range(200):
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(0.05)
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not await hung_up(reader, 0.05):
+                writer.write(b" ")
+                await writer.drain()
+        writer.close()
 
-    async with raw_server() as server:
-        server.paths["/auth.test"] = drip
-        api = SlackApi(f"http://127.0.0.1:{server.port}", "xoxb-1")
+    listening = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with listening:
+        api = SlackApi(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", "xoxb-1")
         async with asyncio.timeout(5):
             with pytest.raises(ChannelFailed, match="not reached"):
                 await api.call("auth.test", {})

@@ -39,7 +39,7 @@ ASKED = InteractionRequested(
 
 
 def spec(
-    to: str = "", on_timeout: OnTimeout = "escalate", timeout_s: float = 100, remind_s: float | None = None
+    to: str = "", on_timeout: OnTimeout = "escalate", timeout_s: float | None = 100, remind_s: float | None = None
 ) -> ContactChannelSpec:
     """A channel that is waited for 100 s."""
     following = Ref(name=to) if to else None
@@ -150,13 +150,7 @@ NAMES = [f"c{n}" for n in range(4)]
     specs=st.fixed_dictionaries(
         {
             name: st.builds(
-                lambda to, on_timeout, timeout_s, remind_s: ContactChannelSpec(
-                    type="console",
-                    escalate_to=Ref(name=to) if to else None,
-                    on_timeout=on_timeout,
-                    timeout_s=timeout_s,
-                    remind_s=remind_s,
-                ),
+                spec,
                 st.sampled_from(["", *NAMES]),
                 st.sampled_from(["deny", "approve", "escalate", "fail"]),
                 st.sampled_from([None, 30.0, 1_000.0]),
