@@ -17,6 +17,7 @@ from schemas.resources import (
     LLMParameters,
     LLMSpec,
     Pricing,
+    ScriptedCall,
     ScriptedFailure,
     ScriptedOptions,
     ScriptedReply,
@@ -106,6 +107,24 @@ async def test_calls_tokens_and_cost_are_counted(gateway: GatewayRig) -> None:
     assert value("holdfast_model_tokens_total", {"provider": "scripted", "direction": "input"}) == 7
     assert value("holdfast_model_tokens_total", {"provider": "scripted", "direction": "output"}) == 3
     assert value("holdfast_model_cost_usd_total", {"provider": "scripted"}) == pytest.approx(0.01)
+
+
+async def test_the_first_piece_of_an_answer_is_timed_and_no_other(gateway: GatewayRig) -> None:
+    await call(gateway, ScriptedReply(text="one two three four", delay_s=0.4))
+    value = gateway.runtime.metrics.registry.get_sample_value
+    assert value("holdfast_model_first_token_seconds_count", {"provider": "scripted"}) == 1
+    first_s = value("holdfast_model_first_token_seconds_sum", {"provider": "scripted"})
+    whole_s = value("holdfast_model_call_seconds_sum", {"provider": "scripted", "outcome": "answered"})
+    assert first_s is not None
+    assert whole_s is not None
+    assert first_s < whole_s - 0.2
+
+
+async def test_an_answer_without_text_has_no_first_piece(gateway: GatewayRig) -> None:
+    await call(gateway, ScriptedReply(calls=(ScriptedCall(tool="box__look"),)))
+    value = gateway.runtime.metrics.registry.get_sample_value
+    assert gateway.calls() == 1
+    assert value("holdfast_model_first_token_seconds_count", {"provider": "scripted"}) == 0
 
 
 async def test_the_log_has_sizes_and_ids_and_not_what_was_said(

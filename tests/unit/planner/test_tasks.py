@@ -114,6 +114,19 @@ async def test_a_transient_failure_is_retried_by_a_timer() -> None:
         assert state.spend.model_calls == 2
 
 
+async def test_calls_that_are_made_again_are_counted_by_their_cause_and_waits_for_limits_are_not() -> None:
+    async with on_stage(PLANNER) as (stage, replica):
+        await stage.with_agent()
+        task = await stage.submit()
+        await stage.fail(task, 1, "throttled", retry_after_s=0.05)
+        await stage.fail(task, 1, "transient", attempt=2, retry_after_s=0.05)
+        await stage.fail(task, 1, "refused", attempt=3, status=401)
+        await stage.until_state(task, Failed)
+        family = next(one for one in replica.metrics.registry.collect() if one.name == "holdfast_model_retries")
+        counted = {sample.labels["cause"]: sample.value for sample in family.samples if sample.value}
+        assert counted == {"other": 1}
+
+
 async def test_a_refused_call_fails_the_task() -> None:
     async with on_stage(PLANNER) as (stage, _):
         await stage.with_agent()
