@@ -17,6 +17,8 @@ from schemas.wire import Instant, Strict, Wire, check_money
 TURNS_MAX_DEFAULT = 20
 PREVIEW_LENGTH = 50
 DEADLINE_S_MAX = 10 * 366 * 24 * 3600
+COUNT_MAX = (1 << 53) - 1
+"""The largest whole number that every JSON reader keeps (RFC 8259, 6)."""
 
 Priority = Literal["low", "normal", "high"]
 """Which of a namespace's waiting model calls goes first. Namespaces share by weight, whatever their priorities."""
@@ -57,6 +59,9 @@ class Limits(Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what nothing can be compared with or added to."""
         check_money("maxCost", self.max_cost_usd)
+        for name, value in (("maxTurns", self.max_turns), ("maxTokens", self.max_tokens)):
+            if value is not None and value > COUNT_MAX:
+                raise ValueError(f"{name} is {value}; it must be {COUNT_MAX} at most")
         if self.deadline_s is not None and not self.deadline_s <= DEADLINE_S_MAX:
             raise ValueError(f"deadlineSeconds is {self.deadline_s}; it must be {DEADLINE_S_MAX} (ten years) at most")
 

@@ -9,11 +9,11 @@ from decimal import Decimal
 ELLIPSIS = "…"
 
 _SPACE = re.compile(r"\s+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def safe(text: str) -> str:
-    """`text` without control characters, so that what a model or tool says cannot drive the terminal."""
+    """`text` without what drives a terminal or turns round what it shows: a model, a tool or a stranger said it."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
