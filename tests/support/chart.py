@@ -249,11 +249,11 @@ class Chart:
         return [part for file in (*case.files, str(path)) for part in ("--values", file)]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Refuses a key that is there twice, which PyYAML would let the last one win."""
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Object:
+def _mapping(loader: yaml.CSafeLoader, node: yaml.MappingNode) -> Object:
     keys = [str(key.value) for key, _ in node.value]
     assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
     return cast("Object", loader.construct_mapping(node, deep=True))
