@@ -28,7 +28,7 @@ STOP_S = 30
 class Stack:
     """One project of compose."""
 
-    def __init__(self, directory: Path, image: str, files: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, image: str, files: Sequence[str] = (), **more: str) -> None:
         self.project = f"holdfast-test-{os.getpid()}-{free_port()}"
         self.effects = directory / "effects"
         self.effects.mkdir()
@@ -49,6 +49,7 @@ class Stack:
             "PROMETHEUS_IMAGE": PROMETHEUS_IMAGE,
             "EFFECTS": str(self.effects),
             "SECRETS": str(directory),
+            **more,
         }
 
     @property

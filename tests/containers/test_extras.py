@@ -1,14 +1,21 @@
-"""What is added by file: secrets, the port for people, Prometheus. And every combination is one that compose reads."""
+"""What is added by file: secrets, the port for people, Prometheus, accounts. And compose reads every combination."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from services.cli.serve import SERVICES
 from tests.containers import engine
@@ -40,12 +47,25 @@ def stack(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Generator
         found.close()
 
 
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys and certificates, made as the file says."""
+    folder = tmp_path_factory.mktemp("bus")
+    where = ("--server-path", "/etc/nats", "--user-path", "/etc/holdfast/nats", "--store-dir", "/data")
+    names = ("--server", "nats=nats,localhost,127.0.0.1", "--listen", "0.0.0.0")
+    call([sys.executable, "-m", "services.cli.main", "nats", "init", folder, *names, *where])
+    for part in ("servers", "users"):
+        call(["chmod", "-R", "a+rX", folder / part])
+    return folder
+
+
 @pytest.mark.parametrize(
     "names", [[], *([name] for name in EXTRA), EXTRA], ids=lambda names: "+".join(names) or "alone"
 )
-def test_compose_reads_every_file(running: Engine, names: list[str]) -> None:
+def test_compose_reads_every_file(running: Engine, names: list[str], bus: Path) -> None:
     files = [word for name in names for word in ("-f", f"deploy/compose/{name}")]
-    call([*compose_command(), "-f", "docker-compose.yml", *files, "config", "--quiet"])
+    command = [*compose_command(), "-f", "docker-compose.yml", *files, "config", "--quiet"]
+    call(command, env={**os.environ, "BUS": str(bus)})
 
 
 def test_a_secret_is_in_the_containers_of_one_service_and_nowhere_else(stack: Stack) -> None:
@@ -77,6 +97,26 @@ def test_peoples_answers_come_in_at_a_port_of_this_machine(stack: Stack) -> None
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['PEOPLE_PORT']}/no-such-link", timeout=10)
     assert refused.value.code == 404
+
+
+async def test_with_accounts_each_service_has_its_own_keys_and_strangers_are_refused(
+    builds: Builds, bus: Path, tmp_path: Path
+) -> None:
+    secured = Stack(tmp_path, builds.old, ["accounts.yaml"], BUS=str(bus))
+    try:
+        await asyncio.to_thread(secured.up)
+        said = await asyncio.to_thread(secured.compose, "run", "--rm", "-T", "demo")
+        assert "I am only a script" in said
+        seeds = {
+            docker("exec", container, "sh", "-c", "cat /etc/holdfast/nats/nkey.seed")
+            for service in SERVICES
+            for container in secured.containers(service)
+        }
+        assert len(seeds) == len(SERVICES)
+        with pytest.raises((NatsError, ssl.SSLError, OSError)):
+            await Client().connect(secured.url, allow_reconnect=False, connect_timeout=3, max_reconnect_attempts=1)
+    finally:
+        await asyncio.to_thread(secured.close)
 
 
 def _json(url: str) -> dict[str, Any]:

@@ -23,13 +23,14 @@ COMPOSE = ROOT / "docker-compose.yml"
 EXTRA = sorted((ROOT / "deploy" / "compose").glob("*.yaml"))
 FILES = [COMPOSE, *EXTRA]
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf-8")
+GITIGNORE = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENDING_S = 8.0
 """What a service may need beside its drain: its MCP servers leave, spans are sent."""
 KNOWN_TO_1_29 = frozenset(
     {
-        *("build", "cap_drop", "command", "cpus", "depends_on", "entrypoint", "environment", "healthcheck", "image"),
-        *("logging", "mem_limit", "pids_limit", "ports", "profiles", "read_only", "restart", "secrets"),
+        *("build", "cap_drop", "command", "cpus", "depends_on", "entrypoint", "env_file", "environment", "healthcheck"),
+        *("image", "logging", "mem_limit", "pids_limit", "ports", "profiles", "read_only", "restart", "secrets"),
         *("security_opt", "stop_grace_period", "tmpfs", "user", "volumes"),
     }
 )
@@ -142,8 +143,10 @@ def test_images_have_a_version(path: Path) -> None:
 @every_file
 def test_files_that_are_mounted_exist(path: Path) -> None:
     for name, spec in read(path)["services"].items():
-        for source, *_ in (volume.split(":") for volume in spec.get("volumes", ())):
-            if source.startswith("."):
+        for source in (re.split(r":(?!-)", volume)[0] for volume in spec.get("volumes", ())):
+            if made := re.match(r"\$\{\w+:-\./(.+)\}/", source):
+                assert f"{made[1]}/" in GITIGNORE, f"{name}: {source}"
+            elif source.startswith("."):
                 assert (ROOT / source).exists(), f"{name}: {source}"
             else:
                 assert source in read(path)["volumes"], f"{name}: {source}"
@@ -184,7 +187,7 @@ def test_no_secret_is_in_an_environment() -> None:
 
 
 def test_secrets_reach_neither_git_nor_the_builder() -> None:
-    assert "deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert {"deploy/compose/bus/", "deploy/compose/secrets/"} <= set(GITIGNORE)
     ignore = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert ignore[0] == "*"
     assert "!deploy" not in ignore
@@ -224,6 +227,18 @@ def test_each_server_of_the_cluster_has_a_disk_of_its_own() -> None:
     assert len(set(volumes)) == 3
     routes = re.findall(r"nats://([\w-]+):6222", (ROOT / "deploy/compose/cluster.conf").read_text())
     assert set(routes) == {name for name in cluster if name.startswith("nats")}
+
+
+def test_with_accounts_each_service_has_its_own_keys_and_no_others() -> None:
+    found = read(ROOT / "deploy/compose/accounts.yaml")["services"]
+    assert found.keys() == {"nats", "cli", "demo", *SERVICES}
+    for name in (*SERVICES, "cli", "demo"):
+        folder = f"${{BUS:-./deploy/compose/bus}}/users/{name if name in SERVICES else 'operator'}"
+        assert found[name] == {
+            "env_file": f"{folder}/holdfast.env",
+            "environment": {"HOLDFAST_NATS_URL": "tls://nats:4222"},
+            "volumes": [f"{folder}:/etc/holdfast/nats:ro"],
+        }
 
 
 # --- the image ---
