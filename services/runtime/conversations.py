@@ -26,7 +26,7 @@ EARLIER_MAX = 50
 _TS = re.compile(r"[0-9]+\.[0-9]+")
 _WHOLE_TS = re.compile(r"[0-9]{10}\.[0-9]{6}")
 """Stricter: a thread's id may be a number with a point that is none of Slack's."""
-_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}@[!-;=?-~]{1,255}>")
+_MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,900}@[!-;=?A-~]{1,255}>")
 
 
 async def conversation(
