@@ -41,7 +41,7 @@ class Planner:
             self._events,
             self._table,
             runtime.metrics,
-            self.gauges,
+            gauges=self.gauges,
             every_s=runtime.settings.reconcile_s,
             retention_s=runtime.settings.retention_s,
         )

@@ -60,8 +60,8 @@ class Reconciler:
         events: Events,
         table: TaskTable,
         metrics: Metrics,
-        gauges: Gauges,
         *,
+        gauges: Gauges,
         every_s: float,
         retention_s: float,
     ) -> None:

@@ -10,6 +10,7 @@ Prometheus looks once a second, with the rules of `deploy/observability/alerts`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from schemas.requests import Accepted
+from schemas.requests import Accepted, Reply
 from schemas.resources import (
     LLM,
     Agent,
@@ -45,6 +46,7 @@ from schemas.resources import (
 )
 from schemas.subjects import TaskSubjects
 from schemas.task import Failed, FinalAnswer
+from services.runtime.errors import Unavailable
 from services.runtime.ports import Outgoing
 from tests.support.alerts import FOLDER
 from tests.support.prometheus import Prometheus, prometheus
@@ -59,6 +61,7 @@ QUICK = {
     "HOLDFAST_EGRESS_ALLOW": "127.0.0.1",
 }
 WAIT_S = 60.0
+AGAIN_S = 0.2
 APPROVED = "r1.1.0"
 """The question about the first call of a task."""
 CLOCK = "clock__get_current_time"
@@ -94,6 +97,7 @@ class Observed:
         self._ports = ports
         self._receiver = receiver
         self._rounds = 0
+        self._ids = itertools.count()
 
     def kill(self, service: str) -> None:
         """SIGKILL."""
@@ -153,9 +157,19 @@ class Observed:
 
     async def _submit(self, agent: str, text: str, url: str = "") -> TaskSubjects:
         request = {"agentName": agent, "userMessage": text, **({"responseURL": self._receiver + url} if url else {})}
-        reply = await self.stage.ask("submit", request)
+        reply = await self._ask("submit", request)
         assert isinstance(reply, Accepted), reply
         return self.stage.task(reply.task)
+
+    async def _ask(self, verb: str, request: dict[str, str]) -> Reply:
+        """Ask, and again under the same id while there is no planner."""
+        message_id = f"observed-{next(self._ids)}"
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    return await self.stage.ask(verb, request, message_id=message_id)
+                except Unavailable:
+                    await asyncio.sleep(AGAIN_S)
 
     async def _end(self, agent: str, text: str, *, url: str = "", failed: bool = False) -> None:
         task = await self._submit(agent, text, url)
@@ -169,7 +183,7 @@ class Observed:
 
     async def _approve(self, task: TaskSubjects) -> None:
         await self._asked(task)
-        await self.stage.ask("answer", {"task": task.task, "interaction": APPROVED, "action": "accept", "by": "ann"})
+        await self._ask("answer", {"task": task.task, "interaction": APPROVED, "action": "accept", "by": "ann"})
         await self.stage.until_state(task, FinalAnswer, wait_s=WAIT_S)
 
 
