@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +30,7 @@ from schemas.resources import (
     ScriptedReply,
     ServerRef,
     SlackOptions,
+    ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, FinalAnswer
@@ -52,7 +56,7 @@ class Deck:
         self.record = record
 
     async def begin(self, server: MCPServer, tool: str, **arguments: Any) -> TaskSubjects:
-        """A task whose model calls a tool once, of a server that asks in Slack."""
+        """A task whose model calls a tool once, of a server that asks in Slack unless it has policies of its own."""
         calls = (ScriptedCall(tool=f"box__{tool}", arguments=arguments),)
         script = ScriptedOptions(transcript=(ScriptedReply(calls=calls), ScriptedReply(text="Done.")))
         await self.stage.apply(LLM(metadata=Metadata(name="model"), spec=LLMSpec(provider="scripted", scripted=script)))
@@ -63,15 +67,17 @@ class Deck:
         )
         channel = ContactChannelSpec(type="slack", slack=options)
         await self.stage.apply(ContactChannel(metadata=Metadata(name="oncall"), spec=channel))
-        asking = msgspec.structs.replace(server.spec, contact_channel=Ref(name="oncall"))
-        await self.stage.apply(msgspec.structs.replace(server, spec=asking))
+        if not server.spec.policies:
+            asking = msgspec.structs.replace(server.spec, contact_channel=Ref(name="oncall"))
+            server = msgspec.structs.replace(server, spec=asking)
+        await self.stage.apply(server)
         spec = AgentSpec(llm_ref=Ref(name="model"), system="s", mcp_servers=(ServerRef(name="box"),))
         await self.stage.apply(Agent(metadata=Metadata(name="helper"), spec=spec))
         return await self.stage.submit()
 
-    async def lost(self) -> TaskSubjects:
+    async def lost(self, *policies: ToolPolicy) -> TaskSubjects:
         """A task whose call was lost with its executor, in the middle; a new executor runs."""
-        task = await self.begin(kitchen("box", self.record), "effect", text="pour", seconds=1)
+        task = await self.begin(kitchen("box", self.record, policies=policies), "effect", text="pour", seconds=1)
 
         async def poured() -> bool:
             return self.effects() == 1
@@ -178,6 +184,27 @@ async def test_a_task_that_is_cancelled_meanwhile_takes_the_question_back(tmp_pa
         await here.slack.press(message, "accept")
         assert "withdrawn" in here.slack.whispers[0]["text"]
         assert here.effects() == 1
+
+
+async def test_without_a_channel_the_command_line_decides(tmp_path: Path) -> None:
+    async with deck(tmp_path) as here:
+        task = await here.lost(ToolPolicy(tool="effect", on_uncertain="ask"))
+        await here.stage.stored(task, task.interaction_asked("r1", 1, 1))
+
+        def holdfast(*words: str) -> str:
+            command = (sys.executable, "-m", "services.cli.main", *words, "--nats", here.stack.server.url)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        shown = await asyncio.to_thread(holdfast, "inbox", task.task)
+        assert "pour" in shown
+        assert "nobody knows how it ended" in shown
+        assert f"holdfast approve {task.task} r1.1.1" in shown
+        await asyncio.to_thread(holdfast, "approve", task.task, "r1.1.1")
+        result = await here.result(task)
+        assert (result.outcome, result.attempt, here.effects()) == ("succeeded", 2, 2)
+        assert here.slack.messages == []
 
 
 async def test_a_servers_form_is_filled_in_though_the_one_who_brought_it_was_killed(tmp_path: Path) -> None:
