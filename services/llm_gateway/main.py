@@ -28,7 +28,7 @@ class LLMGateway:
         self._bus = runtime.bus
         self._models = Models(runtime.secrets, runtime.bus.clock)
         self._flow = FlowControl(runtime.bus, runtime.resources, runtime.secrets, runtime.metrics)
-        observer = Observer(runtime.metrics, runtime.traces)
+        observer = Observer(runtime.metrics, runtime.traces, runtime.secrets)
         self._caller = Caller(runtime.bus.signals, runtime.bus.clock, observer, self._flow)
         windows = Windows()
         pipeline = Pipeline(

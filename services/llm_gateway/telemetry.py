@@ -1,6 +1,6 @@
 """What is told about a model call: a span in the words of OpenTelemetry's GenAI conventions, metrics, a line of log.
 
-Sizes and counts; never what was said.
+Sizes and counts; what was said only where that is asked for (`HOLDFAST_TRACE_CONTENT`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from schemas.resources import LLM
 from schemas.subjects import TaskSubjects
 from services.llm_gateway.core.calls import Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import Endpoint, parameters_of
-from services.runtime.telemetry import content
+from services.runtime.telemetry.content import Content
 
 if TYPE_CHECKING:
+    from services.runtime.secrets import Secrets
     from services.runtime.telemetry.metrics import Metrics
     from services.runtime.telemetry.traces import Traces
 
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 class Observed:
     """One call under observation."""
 
-    def __init__(self, metrics: Metrics, provider: str, span: dict[str, Any], *, captures: bool) -> None:
+    def __init__(self, metrics: Metrics, provider: str, span: dict[str, Any], content: Content | None) -> None:
         self._metrics = metrics
-        self._captures = captures
+        self._content = content
         self._provider = provider
         self._span = span
 
@@ -49,8 +50,8 @@ class Observed:
         self._span["gen_ai.response.model"] = reply.model or None
         self._span["gen_ai.response.id"] = reply.response_id or None
         self._span["gen_ai.response.finish_reasons"] = [reply.finish_reason] if reply.finish_reason else None
-        if self._captures:
-            self._span.update(content.answered(reply.message, reply.finish_reason))
+        if self._content is not None:
+            self._span.update(self._content.answered(reply.message, reply.finish_reason))
         self._count(reply.usage, "answered", latency_s)
         logger.info(
             "the model answered with %d characters and %d tool calls",
@@ -97,9 +98,10 @@ class Observed:
 class Observer:
     """Observes calls."""
 
-    def __init__(self, metrics: Metrics, traces: Traces) -> None:
+    def __init__(self, metrics: Metrics, traces: Traces, secrets: Secrets) -> None:
         self._metrics = metrics
         self._traces = traces
+        self._content = Content(secrets) if traces.captures else None
 
     @contextmanager
     def call(self, llm: LLM, endpoint: Endpoint, request: ModelRequest, task: TaskSubjects) -> Generator[Observed]:
@@ -107,9 +109,9 @@ class Observer:
         model = llm.spec.parameters.model or endpoint.provider
         attributes = _attributes(llm, endpoint, request, task, model) if self._traces.recording else None
         with self._traces.span(f"chat {model}", kind="client", attributes=attributes) as span:
-            if self._traces.captures:
-                span.update(content.asked(request.messages))
-            yield Observed(self._metrics, endpoint.provider, span, captures=self._traces.captures)
+            if self._content is not None:
+                span.update(self._content.asked(request.messages))
+            yield Observed(self._metrics, endpoint.provider, span, self._content)
 
 
 def _attributes(

@@ -44,7 +44,7 @@ from services.runtime.conversations import conversation
 from services.runtime.errors import Conflict, Refused, RetryLater
 from services.runtime.in_hand import InHand
 from services.runtime.telemetry.logs import log_ids
-from services.runtime.telemetry.traces import trace_id
+from services.runtime.telemetry.traces import trace_headers, trace_id
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,7 +91,7 @@ class Notifications:
             def lane(receiver: Receiver, name: str) -> str:
                 return self._receivers.lane(task.namespace, state.response_url, receiver, name)
 
-            headers = _headers(state)
+            headers = trace_headers() or _headers(state)
             for pending in machine.wanted(state, lane, self._bus.clock.now(), self._give_up_s):
                 kept = await self._records.make(task, pending)
                 if isinstance(kept.value, NotificationPending):

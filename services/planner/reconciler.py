@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from schemas.subjects import TaskSubjects, state_bucket, task_of
@@ -46,6 +46,9 @@ CHUNK = 200
 """States read at once."""
 GRACE = timedelta(seconds=15)
 """A task that has moved within this time is left alone: its messages are under way."""
+SAID_AGAIN = timedelta(seconds=60)
+"""A task that ended within this time before a planner began may have ended with one that died: a process that is killed
+takes the spans along that it has not exported."""
 ENDED_REMEMBERED_WALKS = 20
 """Walks after which ended tasks are looked at again, since a name may be used anew."""
 
@@ -74,11 +77,14 @@ class Reconciler:
         self._every_s = every_s
         self._retention_s = retention_s
         self._ended: set[str] = set()
+        self._began: datetime | None = None
+        """Until the first walk is over."""
         self._tasks = Tasks()
         self._random = random.Random()  # noqa: S311 - spreads the walks of replicas
 
     def start(self) -> None:
         """Walk from now on."""
+        self._began = self._bus.clock.now()
         self._tasks.spawn(self._run(), name="reconciler")
 
     async def stop(self) -> None:
@@ -111,10 +117,13 @@ class Reconciler:
                 task = task_of(entry.subject)
                 census.add(task, state)
                 await self._look(task, state)
+        self._began = None
         await self._gauges.counted(census)
         return live
 
     async def _look_at_ended(self, subject: str, state: FinalAnswer | Failed | Cancelled) -> None:
+        if self._began is not None and timedelta() <= self._began - state.ended_at <= SAID_AGAIN:
+            self._table.end_span(state)
         if not self._retention_s:
             self._ended.add(subject)
         elif (self._bus.clock.now() - state.ended_at).total_seconds() <= self._retention_s:

@@ -29,9 +29,20 @@ class Secrets:
     def __init__(self, directory: str, environ: Mapping[str, str]) -> None:
         self._directory = Path(directory) if directory else None
         self._environ = environ
+        self._given: set[str] = set()
+
+    @property
+    def given(self) -> frozenset[str]:
+        """All values that were asked for so far: what must not be seen in anything that leaves this process."""
+        return frozenset(self._given)
 
     def get(self, ref: SecretKeyRef) -> str:
         """The value; raises `SecretMissing`. Read anew at every call, so that a rotation is seen."""
+        value = self._get(ref)
+        self._given.add(value)
+        return value
+
+    def _get(self, ref: SecretKeyRef) -> str:
         if not _SAFE.fullmatch(ref.name) or not _SAFE.fullmatch(ref.key):
             raise SecretMissing(f"failed to get secret: {ref.name!r}/{ref.key!r} is not the name of one")
         if self._directory is not None:

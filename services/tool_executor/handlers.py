@@ -27,7 +27,7 @@ from schemas.wire import decode, encode
 from services.runtime.consumer import Inbound
 from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from services.runtime.ports import Log, Outgoing
-from services.runtime.telemetry.content import shortened
+from services.runtime.telemetry.content import Content
 from services.runtime.telemetry.logs import log_ids
 from services.runtime.telemetry.traces import trace_headers, trace_id
 from services.tool_executor.asking import Asker
@@ -113,6 +113,7 @@ class ToolCommands:
         self._runtime = runtime
         self._clock = runtime.bus.clock
         self._find = find
+        self._content = Content(runtime.secrets) if runtime.traces.captures else None
         self._resolver = Resolver(runtime.resources)
         self.running = Running()
         settings = runtime.settings
@@ -221,10 +222,9 @@ class ToolCommands:
         asked = await self._asked(command)
         if asked is None:
             return
-        traces = self._runtime.traces
-        with traces.span(f"execute_tool {asked.name}", attributes=span_of(command.run, asked)) as span:
-            if traces.captures:
-                span["gen_ai.tool.call.arguments"] = shortened(asked.arguments)
+        with self._runtime.traces.span(f"execute_tool {asked.name}", attributes=span_of(command.run, asked)) as span:
+            if self._content is not None:
+                span["gen_ai.tool.call.arguments"] = self._content.text(asked.arguments)
             began = self._clock.now()
             asker = Asker(self._runtime.bus, command.subjects, command.run)
             async with asker.asking():
@@ -238,8 +238,8 @@ class ToolCommands:
             span["holdfast.attempt"] = outcome.attempt
             if outcome.outcome != "succeeded":
                 span["error.type"] = outcome.outcome
-            if traces.captures:
-                span["gen_ai.tool.call.result"] = shortened(outcome.content)
+            if self._content is not None:
+                span["gen_ai.tool.call.result"] = self._content.text(outcome.content)
             await self._record(command, asked, outcome, latency_s)
             if look:
                 await withdraw(self._runtime.bus, command.subjects, command.run)

@@ -6,6 +6,7 @@ which a receiver that speaks Prometheus adds to counters again.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric as Family
     from prometheus_client.samples import Sample
+
+logger = logging.getLogger(__name__)
 
 EVERY_S = 60.0
 """As the SDK has it; the environment may say otherwise (`OTEL_METRIC_EXPORT_INTERVAL`, in milliseconds)."""
@@ -70,7 +73,10 @@ class MetricExport:
 
     def _run(self) -> None:
         while not self._ended.wait(self._every_s):
-            self.send()
+            try:
+                self.send()
+            except Exception:
+                logger.exception("metrics were not exported this time", extra={"action": "telemetry.metrics"})
 
     def _data(self) -> MetricsData:
         metrics = translated(self._registry.collect(), self._since, time.time_ns())

@@ -88,9 +88,12 @@ class Traces:
     def process(
         self, inbound: Inbound, task: TaskSubjects, group: str, *, attributes: Attributes | None = None
     ) -> AbstractContextManager[dict[str, Any]]:
-        """A span around the handling of a message about a task by the consumer `group`."""
+        """A span around the handling of a message about a task by the consumer `group`.
+
+        None for a message that comes without a context: it would begin a trace that is not its task's.
+        """
         made_in = inbound.headers.get(TRACEPARENT, "")
-        if self._recorder is None:
+        if self._recorder is None or not is_traceparent(made_in):
             return _Passing(made_in)
         return _processed(self._recorder, inbound, task, group, attributes or {})
 

@@ -12,7 +12,8 @@ from schemas.subjects import TRACEPARENT
 from schemas.wire import encode
 from services.runtime import replica
 from services.runtime.ports import Outgoing
-from services.runtime.telemetry.traces import make_traces, new_traceparent, trace_id
+from services.runtime.telemetry.conventions import flaws
+from services.runtime.telemetry.traces import Traces, make_traces, new_traceparent, trace_id
 from tests.support.mcp_servers.scripted import ScriptedServer, ScriptedStage
 
 
@@ -39,6 +40,7 @@ async def test_a_call_is_a_span_of_its_task_and_names_no_content(
     assert span.parent is not None
     assert f"{span.context.trace_id:032x}" == trace_id(parent)
     attributes = dict(span.attributes or {})
+    assert flaws("tool-executor", span.name, "internal", attributes) == []
     assert attributes["gen_ai.operation.name"] == "execute_tool"
     assert attributes["gen_ai.tool.name"] == "s__act"
     assert attributes["gen_ai.tool.call.id"] == "call-1"
@@ -49,3 +51,24 @@ async def test_a_call_is_a_span_of_its_task_and_names_no_content(
     assert trace_id(result.headers[TRACEPARENT]) == trace_id(parent)
     finished = [record for record in caplog.records if getattr(record, "action", "") == "tool.finished"]
     assert [record.getMessage().split(":")[1] for record in finished] == [" 25 characters in, 18 out"]
+
+
+async def test_arguments_and_result_are_shown_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = InMemorySpanExporter()
+
+    def capturing(service: str, name: str, *, content: bool) -> Traces:
+        assert not content
+        return make_traces(service, name, exporter, content=True)
+
+    monkeypatch.setattr(replica, "make_traces", capturing)
+    stage = ScriptedStage()
+    await stage.declare("s")
+    async with stage.copy(s=ScriptedServer()):
+        task, run = await stage.answer("s__act", "a-private-word")
+        await stage.log.record(Outgoing(task.tool_command("r1", 1), encode(run), {TRACEPARENT: new_traceparent()}))
+        await stage.until_result(task)
+        await stage.until_done()
+    (span,) = [span for span in exporter.get_finished_spans() if span.name == "execute_tool s__act"]
+    attributes = dict(span.attributes or {})
+    assert "a-private-word" in str(attributes["gen_ai.tool.call.arguments"])
+    assert attributes["gen_ai.tool.call.result"] == "act a-private-word"

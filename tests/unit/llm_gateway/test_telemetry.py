@@ -23,10 +23,11 @@ from schemas.resources import (
     ScriptedReply,
 )
 from services.runtime.memory.bus import MemoryBus
-from services.runtime.telemetry.conventions import flaws
+from services.runtime.telemetry.conventions import CONTENT, flaws
 from services.runtime.telemetry.logs import JsonFormatter
 from services.runtime.telemetry.traces import make_traces
 from tests.support.gateway import GatewayRig, apply_agent, apply_llm, running_gateway
+from tests.support.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -58,16 +59,22 @@ async def call(gateway: GatewayRig, reply: ScriptedReply) -> None:
     await task.outcome()
 
 
-def spans(gateway: GatewayRig, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    gateway.runtime.traces.flush()
-    return {span.name: span for span in exporter.get_finished_spans()}
+async def spans(gateway: GatewayRig, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    """The spans of one command, once it was handled: they come together."""
+
+    def found() -> dict[str, ReadableSpan]:
+        gateway.runtime.traces.flush()
+        return {span.name: span for span in exporter.get_finished_spans()}
+
+    await until(lambda: bool(found()), "spans")
+    return found()
 
 
 async def test_a_call_is_a_span_of_its_task_with_the_conventions_names(
     gateway: GatewayRig, exporter: InMemorySpanExporter
 ) -> None:
     await call(gateway, ScriptedReply(text="ok", input_tokens=7, output_tokens=3))
-    found = spans(gateway, exporter)
+    found = await spans(gateway, exporter)
     chat = found["chat scripted"]
     handled = found["process hf.{partition}.{namespace}.cmd.llm.{task}.{turn}.{attempt}"]
     assert chat.context is not None
@@ -93,9 +100,21 @@ async def test_a_call_is_a_span_of_its_task_with_the_conventions_names(
     assert SECRET_WORDS not in json.dumps([span.to_json() for span in found.values()])
 
 
+async def test_what_was_said_is_shown_where_that_is_asked_for_and_only_there(exporter: InMemorySpanExporter) -> None:
+    traces = make_traces("llm-gateway", "r", exporter, content=True)
+    async with running_gateway(MemoryBus(), traces=traces) as gateway:
+        await call(gateway, ScriptedReply(text="ok"))
+        chat = (await spans(gateway, exporter))["chat scripted"]
+    attributes = dict(chat.attributes or {})
+    assert SECRET_WORDS in str(attributes["gen_ai.input.messages"])
+    assert '"content":"ok"' in str(attributes["gen_ai.output.messages"])
+    assert flaws("llm-gateway", chat.name, "client", attributes, content=True) == []
+    assert len(flaws("llm-gateway", chat.name, "client", attributes)) == len(CONTENT & attributes.keys()) == 3
+
+
 async def test_a_failed_call_is_a_failed_span(gateway: GatewayRig, exporter: InMemorySpanExporter) -> None:
     await call(gateway, ScriptedReply(text="x", fail=ScriptedFailure(status=503)))
-    chat = spans(gateway, exporter)["chat scripted"]
+    chat = (await spans(gateway, exporter))["chat scripted"]
     assert chat.status.status_code is StatusCode.ERROR
     assert dict(chat.attributes or {})["error.type"] == "503"
 

@@ -161,6 +161,12 @@ def test_a_message_that_was_made_in_the_task_s_own_span_needs_no_link(recorded: 
     assert (parent_of(span), links_of(span)) == (TASK, [])
 
 
+def test_a_message_without_a_context_begins_no_trace_of_its_own(recorded: Recorded) -> None:
+    with recorded.traces.process(inbound(""), SUBJECTS, "planner"):
+        assert trace_headers() == {}
+    assert recorded.spans() == {}
+
+
 def test_who_says_it_can_be_said_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.instance.id=mine")
     own = Recorded()
