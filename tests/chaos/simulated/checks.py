@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from fnmatch import fnmatchcase
 
 from schemas.commands import AskPerson, CallModel, RunTool, WithdrawQuestion
 from schemas.dead_letters import DeadLetter
@@ -29,10 +28,11 @@ from schemas.wire import decode, encode
 from services.planner.core.outstanding import outstanding
 from services.runtime.ports import Entry
 from tests.chaos.simulated.checks_notifications import check_notifications, is_about_a_notification
+from tests.chaos.simulated.checks_people import check_people
 from tests.chaos.simulated.checks_threads import check_threads, hearers, last_said
 from tests.chaos.simulated.outside import said
 from tests.chaos.simulated.replay import explain
-from tests.chaos.simulated.scenario import CALL_COST_MAX
+from tests.chaos.simulated.scenario import CALL_COST_MAX, QUESTION
 from tests.chaos.simulated.world import ENDED, World
 
 CHANGING = (".led.", ".step.", ".ntf.")
@@ -44,10 +44,10 @@ def check(world: World) -> list[str]:
     found = [*world.problems, *world.repairs]
     found += _dead_letters(world)
     found += _effects(world)
-    found += _approvals(world)
     found += _model_calls(world)
     found += check_threads(world)
     found += check_notifications(world)
+    found += check_people(world)
     for name in sorted(world.accepted | children_of(world)):
         task = world.scenario.subjects(name)
         states = states_of(world, task)
@@ -181,6 +181,10 @@ def _tool_results(world: World, task: TaskSubjects, states: list[tuple[Entry, St
 def _is_true(world: World, result: ToolFinished, user: str) -> Iterator[str]:
     if result.outcome != "succeeded" or result.child:
         return
+    if result.tool == QUESTION:
+        if not result.content.endswith(" says so"):
+            yield f"nobody answered {result.content!r}"
+        return
     turn = result.request.removeprefix("r")
     key, tool = f"{user}/{turn}/{result.n}", result.tool.partition("__")[2]
     if result.content != said(tool, key):
@@ -206,21 +210,6 @@ def _effects(world: World) -> Iterator[str]:
                 yield f"{key} took effect before the ledger said so"
             case _:
                 pass
-
-
-def _approvals(world: World) -> Iterator[str]:
-    """Nothing took effect that people had not approved, though somebody wanted them to."""
-    heard = hearers(world)
-    for effect in world.history.effects:
-        user, turn, n = effect.key.split("/")
-        task = world.scenario.subjects(heard.get(user, [user])[0])
-        agent = decode(world.history.of(task, task.submitted)[0].data, TaskSubmitted).spec.agent
-        patterns = [pattern for rule in world.scenario.agents[agent].spec.approvals for pattern in rule.tools]
-        if not any(fnmatchcase(f"box__{effect.tool}", pattern) for pattern in patterns):
-            continue
-        approvals = world.history.of(task, task.approval_event(f"r{turn}", int(n)))
-        if not approvals or approvals[0].at > effect.at:
-            yield f"{effect.key} took effect without an approval"
 
 
 def _model_calls(world: World) -> Iterator[str]:

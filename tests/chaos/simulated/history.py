@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,7 @@ class Effect(msgspec.Struct, frozen=True):
     tool: str
     at: datetime
     by: str
+    arguments: Mapping[str, Any]
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

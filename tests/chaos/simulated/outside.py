@@ -93,7 +93,7 @@ class SimulatedServer:
         if dice.happens(0.05):
             raise NotStarted("the connection ended before the call")
         takes_s = HANG_S if dice.happens(0.02) else rng.choice((0.0, 0.1, 1.0, 5.0)) * rng.random()
-        world.after(min(takes_s, timeout_s) * rng.random(), lambda: self._take_effect(tool, key))
+        world.after(min(takes_s, timeout_s) * rng.random(), lambda: self._take_effect(tool, key, arguments))
         lost = dice.happens(0.05)
         try:
             async with asyncio.timeout(timeout_s):
@@ -110,10 +110,10 @@ class SimulatedServer:
     ) -> Reply:
         raise NotImplementedError(f"nobody asks these servers for more than tools: {extra}")
 
-    def _take_effect(self, tool: str, key: str) -> None:
+    def _take_effect(self, tool: str, key: str, arguments: Mapping[str, Any]) -> None:
         world = self._process.world
         world.note(self._process.name, "tool.effect", key, tool)
-        world.history.effects.append(Effect(key, tool, world.clock.now(), self._process.name))
+        world.history.effects.append(Effect(key, tool, world.clock.now(), self._process.name, arguments))
 
     async def _connect(self) -> None:
         rng = self._process.world.faults.rng

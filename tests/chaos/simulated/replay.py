@@ -50,6 +50,7 @@ from services.planner.core.inputs import (
 from services.planner.core.machine import Impossible, transition
 from services.runtime.ports import Entry
 from tests.chaos.simulated.checks_threads import conversation_before
+from tests.chaos.simulated.scenario import QUESTION
 
 if TYPE_CHECKING:
     from tests.chaos.simulated.world import World
@@ -144,9 +145,10 @@ def _gates(world: World, before: State | None, after: State) -> dict[int, Gate]:
         calls = after.open_calls.calls
     patterns = [pattern for rule in world.scenario.agents[before.agent].spec.approvals for pattern in rule.tools]
     return {
-        call.n: Gate("approval", "people")
+        call.n: Gate(call.gate, "people")
         for call in calls
-        if call.gate is not None and any(fnmatchcase(call.tool, pattern) for pattern in patterns)
+        if call.gate is not None
+        and (call.tool == QUESTION if call.gate == "question" else any(fnmatchcase(call.tool, one) for one in patterns))
     }
 
 

@@ -36,12 +36,15 @@ from schemas.resources import (
     ToolPolicy,
 )
 from schemas.subjects import TaskSubjects
+from tests.chaos.simulated.people import PEOPLE, Reach, draw_reach
 from tests.chaos.simulated.receivers import Receiver, draw_receivers, draw_subscriptions
 from tests.chaos.simulated.speakers import Say, draw_says
 
 NAMESPACE = "default"
 SERVICES = ("planner", "llm-gateway", "tool-executor", "human-contact", "notifier")
 SERVERS = ("box", "shed")
+QUESTION = "people__human_contact_console"
+"""The tool that asks people, for agents that have it."""
 NO_LIMITS = LLMLimits()
 LIMITS = (
     NO_LIMITS,
@@ -104,6 +107,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     upsets: tuple[Upset, ...]
     says: tuple[Say, ...]
     receivers: tuple[Receiver, ...]
+    reach: dict[str, Reach]
+    """How the contact channels take questions."""
     empty_replies: dict[tuple[str, int], int]
     """How many empty replies come before the right one, by user message and turn."""
 
@@ -148,6 +153,7 @@ def draw_scenario(rng: random.Random) -> Scenario:
         upsets=tuple(_upset(rng, resources) for _ in range(rng.choice((0, 0, 1, 2)))),
         says=draw_says(rng, [task.name for task in tasks]),
         receivers=receivers,
+        reach=draw_reach(rng),
         empty_replies={(task.name, rng.randint(1, 3)): 1 for task in tasks if rng.random() < 0.1},
     )
 
@@ -172,6 +178,8 @@ def _tool_turn(rng: random.Random, sub: str) -> ScriptedReply:
     if sub:
         message = {"message": "{user} asks"} if rng.random() < 0.9 else {}
         calls += [ScriptedCall(tool=f"delegate_to_agent__{sub}", arguments=message)] * rng.choice((0, 1, 1, 2))
+    if rng.random() < 0.1:
+        calls.append(ScriptedCall(tool=QUESTION, arguments={"message": "{user} wants to know", "choices": []}))
     if rng.random() < 0.05:
         calls.append(ScriptedCall(tool="box__none", arguments={"key": "x"}))
     if rng.random() < 0.05:
@@ -250,15 +258,18 @@ def _llm(name: str, script: tuple[ScriptedReply, ...], limits: LLMLimits = NO_LI
 
 def _channels(rng: random.Random) -> list[ContactChannel]:
     """Whom people are reached by; there is always an end to it, or somebody who answers."""
+    timeout_s = rng.choice((None, 3.0))
+    allowed = rng.choice(((), PEOPLE))
     people = ContactChannelSpec(
         type="console",
-        timeout_s=rng.choice((None, 3.0)),
-        on_timeout=rng.choice(("deny", "approve", "fail", "escalate")),
+        timeout_s=timeout_s,
+        on_timeout=rng.choice(("deny", "approve", "fail", "escalate")) if timeout_s is not None else "deny",
         escalate_to=Ref(name="boss"),
         remind_s=rng.choice((None, 2.0)),
-        quorum=rng.choice((1, 1, 2)),
+        quorum=rng.choice((1, 1, 2, 3)),
+        allowed_responder_ids=allowed,
     )
-    boss = ContactChannelSpec(type="console", timeout_s=rng.choice((None, 5.0)))
+    boss = ContactChannelSpec(type="console", timeout_s=rng.choice((None, 5.0)), allowed_responder_ids=allowed)
     return [
         ContactChannel(metadata=Metadata(name=name), spec=spec) for name, spec in (("people", people), ("boss", boss))
     ]
@@ -271,8 +282,9 @@ def _agent(rng: random.Random, name: str, models: list[str], sub: str) -> Agent:
         system="be good",
         mcp_servers=tuple(ServerRef(name=one) for one in SERVERS),
         approvals=(ApprovalRule(tools=rng.choice(GATED), contact_channel=Ref(name="people")),)
-        if rng.random() < 0.25
+        if rng.random() < 0.35
         else (),
+        human_contact_channels=(Ref(name="people"),) if rng.random() < 0.3 else (),
         sub_agents=(Ref(name=sub),) if sub else (),
         fallbacks=tuple(Fallback(llm_ref=Ref(name=model), on=rng.choice(causes)) for model in models[1:]),
     )

@@ -27,6 +27,7 @@ from schemas.interactions import InteractionAnswered
 from schemas.notifications import decode_notification
 from schemas.task import Cancelled, Failed, FinalAnswer
 from schemas.wire import decode
+from services.human_contact.channels.registry import ChannelKey
 from services.human_contact.main import build as build_human_contact
 from services.llm_gateway.main import build as build_llm_gateway
 from services.llm_gateway.providers import scripted
@@ -41,6 +42,7 @@ from tests.chaos.simulated.checks import check
 from tests.chaos.simulated.faults import Rates
 from tests.chaos.simulated.loop import PROCESS
 from tests.chaos.simulated.outside import SimulatedModel, SimulatedServer
+from tests.chaos.simulated.people import SimulatedChannel
 from tests.chaos.simulated.receivers import Mood, SimulatedReceivers
 from tests.chaos.simulated.world import Process, World
 
@@ -152,8 +154,12 @@ def _sealed(world: World) -> Generator[None]:
     async def no_addresses(*_: object) -> list[str]:
         return []
 
+    def channel(_channels: object, key: ChannelKey, _spec: object) -> SimulatedChannel:
+        return SimulatedChannel(_process(), key.name)
+
     with (
         _listening(world),
+        patch("services.human_contact.channels.registry.Channels._make", channel),
         patch("services.notifier.sinks.http.Client", receivers),
         patch("services.runtime.egress.Egress.addresses", no_addresses),
         patch("services.tool_executor.mcp.pool.Connection", server),

@@ -11,8 +11,11 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
+from schemas.interactions import InteractionRequested
+from schemas.messages import ToolCall
 from schemas.subjects import TaskSubjects
 from schemas.task import AwaitingTools, Cancelled, FinalAnswer, State
+from services.human_contact.core.outcomes import given_up
 from services.notifier.core.outcomes import Taken
 from services.notifier.records import Kept, Records
 from services.planner.core.inputs import CancelAsked, Input, ToolsAnswered
@@ -106,6 +109,14 @@ async def _wakes_nobody_later(self: Records, task: TaskSubjects, kept: Kept, hea
         await WAKE(self, task, kept, headers)
 
 
+def _takes_silence_for_an_approval(asked: InteractionRequested, _: str, *more: Any, **named: Any) -> Any:
+    return given_up(asked, "approve", *more, **named)
+
+
+async def _as_the_model_wanted(self: object, command: object, call: ToolCall) -> ToolCall:
+    return call
+
+
 async def _swallows_that_the_bus_is_away(self: Any, task: Any, decide: Any, **options: Any) -> bool:
     try:
         return await STEP(self, task, decide, **options)
@@ -181,6 +192,26 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
     "a notifier that tells the same under another id": (
         patch("services.notifier.core.machine.notification_id", lambda *_: next(NUMBERS)),
         "and notifications are there for",
+    ),
+    "a planner that counts everybody as often as they answer": (
+        patch("services.planner.interactions.digest", lambda *_: next(NUMBERS)),
+        "have to accept, and",
+    ),
+    "a planner that lets anybody answer": (
+        patch("services.planner.interactions.refused", lambda *_: None),
+        "who did not or may not",
+    ),
+    "human-contact that looks at no question again": (
+        patch("services.human_contact.desk.Desk._wake", _does_not_listen),
+        "it has 0 answers",
+    ),
+    "human-contact that takes silence for an approval": (
+        patch("services.human_contact.desk.given_up", _takes_silence_for_an_approval),
+        "silence was taken for an approval",
+    ),
+    "an executor that does what the model wanted and not what people approved": (
+        patch("services.tool_executor.handlers.ToolCommands._approved", _as_the_model_wanted),
+        "approved by",
     ),
     "a bus that records again": (
         patch("tests.chaos.simulated.network.LaggingLog.record", _records_again),

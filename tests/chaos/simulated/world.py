@@ -12,16 +12,15 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
 from schemas import subjects
-from schemas.interactions import AnswerInteraction, InteractionRequested
+from schemas.interactions import InteractionRequested
 from schemas.notifications import NotificationPending, decode_notification
 from schemas.requests import Accepted, CancelTask, DeleteTask, Rejected, Reply, SubmitTask
-from schemas.resources import ContactChannel, Resource
+from schemas.resources import Resource
 from schemas.subjects import TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer, State, decode_state
 from schemas.wire import decode, decoder_of, encode
@@ -37,6 +36,7 @@ from tests.chaos.simulated.faults import Faults, Rates, draw_rates
 from tests.chaos.simulated.history import History
 from tests.chaos.simulated.loop import Mortal, VirtualLoop, as_process
 from tests.chaos.simulated.network import SimulatedBus
+from tests.chaos.simulated.people import People
 from tests.chaos.simulated.receivers import ENVIRONMENT, GIVE_UP_S, Mood
 from tests.chaos.simulated.scenario import NAMESPACE, Asked, Scenario, Upset, draw_scenario
 from tests.chaos.simulated.speakers import Speakers
@@ -130,10 +130,10 @@ class World:
         self.trace: list[str] = []
         self._builds = builds
         self._client = MemoryBus(self.server)
-        self._answers: set[asyncio.Task[None]] = set()
         for stream in self.server.tasks:
             stream.observe(self._look_at_questions)
         self.speakers = Speakers(self)
+        self.people = People(self)
         self._started = 0
         self._now_s = 0.0
         self._now_lines = 0
@@ -339,54 +339,9 @@ class World:
                 self.problems.append(f"cancel was refused: {reply}")
 
     def _look_at_questions(self, entry: Entry) -> None:
-        """People see a question, and answer it when they have thought, perhaps twice, perhaps never."""
-        if not entry.subject.endswith(".0.asked"):
-            return
-        asked = decode(entry.data, InteractionRequested)
-        rng = self.faults.rng
-        names = ["ann", "bob"] if asked.quorum > 1 else ["ann"]
-        if rng.random() < 0.3:
-            names.append("ann")
-        for name in names:
-            if asked.channel == "people" and self._gives_up(asked) and rng.random() < 0.3:
-                continue
-            after_s = self.scenario.answers_s * rng.random()
-            accepts = rng.random() < 0.7
-            self.after(after_s, partial(self._begin_answer, asked, name, accepts=accepts))
-
-    def _begin_answer(self, asked: InteractionRequested, by: str, *, accepts: bool) -> None:
-        self._answers.add(self._spawn(self._answer(asked, by, accepts=accepts)))
-
-    def _gives_up(self, asked: InteractionRequested) -> bool:
-        """Whether the question comes to an end by itself."""
-        specs = {one.metadata.name: one.spec for one in self.scenario.resources if isinstance(one, ContactChannel)}
-        spec = specs[asked.channel]
-        while spec.timeout_s is not None and spec.on_timeout == "escalate" and spec.escalate_to is not None:
-            spec = specs[spec.escalate_to.name]
-        return spec.timeout_s is not None
-
-    async def _answer(self, asked: InteractionRequested, by: str, *, accepts: bool) -> None:
-        answer = AnswerInteraction(
-            task=asked.task,
-            interaction=asked.interaction,
-            action="accept" if accepts else "decline",
-            by=by,
-            digest=asked.digest,
-        )
-        while True:
-            try:
-                reply = await self._client.signals.request(
-                    subjects.ask(NAMESPACE, "answer"), encode(answer), {}, timeout_s=3.0
-                )
-            except Unavailable:
-                await asyncio.sleep(0.5)
-                continue
-            said = decode_reply(reply.data)
-            if isinstance(said, Rejected) and said.code == "unavailable":
-                continue
-            if isinstance(said, Rejected) and said.code not in ("conflict", "not_found"):
-                self.problems.append(f"an answer was refused: {said}")
-            return
+        """People see a question."""
+        if entry.subject.endswith(".0.asked"):
+            self.people.see(decode(entry.data, InteractionRequested))
 
     async def _remove(self, thread: str) -> None:
         """Remove the tasks of a thread, from its end."""
