@@ -89,13 +89,14 @@ class Doubts:
         if found.answered is None:
             await wake(self._bus, self._subjects, found.asked)
             return None
-        match verdict_of(doubt, found.asked, found.answered):
+        verdict = verdict_of(doubt, found.asked, found.answered)
+        match verdict:
             case MakeAgain():
                 logger.info("%s makes it again", found.answered.by or "somebody", extra={"action": "tool.again"})
                 return Begin(entry.attempt + 1, begun.revision)
             case Leave(text):
                 return Outcome("unknown", text, entry.attempt)
-            case verdict:
+            case _:
                 assert_never(verdict)
 
     async def _find(self, doubt: Doubt) -> Found | int:

@@ -46,20 +46,21 @@ async def wonder(stage: Stage, task: TaskSubjects, *, k: int = 1, in_s: float = 
     """Ask, and wake whoever brings questions to people."""
     now = stage.bus.clock.now()
     form = {"schema": SCHEMA} if "url" not in fields and fields.get("kind", "elicitation") == "elicitation" else {}
+    words: dict[str, Any] = {
+        "message": "Where to, <i>friend</i>?",
+        "agent": "helper",
+        "tool": "box__write",
+        "server": "box",
+        "channel": "oncall",
+        "title": "Book a trip",
+        **form,
+        **fields,
+    }
     asked = InteractionRequested(
         namespace="default",
         task=task.task,
         interaction=f"r1.1.{k}",
-        **{
-            "message": "Where to, <i>friend</i>?",
-            "agent": "helper",
-            "tool": "box__write",
-            "server": "box",
-            "channel": "oncall",
-            "title": "Book a trip",
-            **form,
-            **fields,
-        },
+        **words,
         at=now,
         expires=now + timedelta(seconds=in_s),
     )

@@ -120,6 +120,10 @@ def _doubting(seen: Seen) -> Generator[None]:
         yield
 
 
+def _always_again(*_: object) -> MakeAgain:
+    return MakeAgain()
+
+
 def _simulate(seed: int, seen: Seen | None = None) -> Outcome:
     with _doubting(seen or Seen()):
         return simulate(seed)
@@ -134,7 +138,7 @@ def test_people_decide_and_nothing_is_repeated_without_their_word() -> None:
 
 
 def test_a_call_that_is_repeated_whatever_people_say_is_found() -> None:
-    with patch("services.tool_executor.doubts.verdict_of", lambda *_: MakeAgain()):
+    with patch("services.tool_executor.doubts.verdict_of", _always_again):
         assert any("people wanted" in problem for seed in range(1, 400) for problem in _simulate(seed).problems), (
             "no seed has found it"
         )

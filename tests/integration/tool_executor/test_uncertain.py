@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,23 +25,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "HAND_BACK_S", 0.02)
 
 
-class Lostness:
+class LostCall(NamedTuple):
     """A call of `s__doubt` whose replica died in the middle of it."""
 
-    def __init__(self, stage: ScriptedStage, server: ScriptedServer, task: TaskSubjects) -> None:
-        self.stage = stage
-        self.server = server
-        self.task = task
+    server: ScriptedServer
+    task: TaskSubjects
 
 
-async def lost(stage: ScriptedStage, channel: str = "") -> Lostness:
+async def lost(stage: ScriptedStage, channel: str = "") -> LostCall:
     await stage.declare("s", channel=channel)
     server = ScriptedServer()
     async with stage.copy("one", s=server) as first:
         task = await stage.ask("s__doubt", "slow")
         await until(lambda: server.made == ["slow"], "the call is under way")
         first.kill()
-    return Lostness(stage, server, task)
+    return LostCall(server, task)
 
 
 async def declare_channel(stage: ScriptedStage, **fields: Any) -> None:
