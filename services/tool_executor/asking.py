@@ -230,22 +230,22 @@ class Asker:
         return decode(entry.data, InteractionAnswered) if entry is not None else None
 
     async def _unanswered(self) -> set[int]:
-        found = await open_questions(self._log, self._subjects, self._run)
+        found = await open_questions(self._log, self._subjects, self._run.request, self._run.n)
         return {parse_interaction_id(asked.interaction).k for asked in found if asked.kind == "elicitation"}
 
     async def _on_live(self, _: Signal) -> None:
         self._look.set()
 
 
-async def open_questions(log: Log, subjects: TaskSubjects, run: RunTool) -> list[InteractionRequested]:
+async def open_questions(log: Log, subjects: TaskSubjects, request: str, n: int) -> list[InteractionRequested]:
     """What is asked in the middle of a call and not answered. Raises `Unavailable`."""
-    entries = await log.last([subjects.interactions(run.request, run.n)])
+    entries = await log.last([subjects.interactions(request, n)])
     places = {entry.subject: entry.data for entry in entries}
     return [
         decode(places[asked], InteractionRequested)
         for k in range(1, QUESTIONS_MAX + 1)
-        if (asked := subjects.interaction_asked(run.request, run.n, k)) in places
-        and subjects.interaction_answered(run.request, run.n, k) not in places
+        if (asked := subjects.interaction_asked(request, n, k)) in places
+        and subjects.interaction_answered(request, n, k) not in places
     ]
 
 

@@ -146,16 +146,16 @@ class Doubts:
         logger.warning("people are asked about %s by %s", run.tool, by, extra={"action": "interaction.asked"})
         await tell(self._bus, self._subjects, encode(asked))
         if await self._log.get(self._subjects.tool_event(run.request, run.n), at_least=seq) is not None:
-            await withdraw(self._bus, self._subjects, run)
+            await withdraw(self._bus, self._subjects, run.request, run.n)
         else:
             await wake(self._bus, self._subjects, asked)
         return None
 
 
-async def withdraw(bus: Bus, subjects: TaskSubjects, run: RunTool) -> None:
+async def withdraw(bus: Bus, subjects: TaskSubjects, request: str, n: int) -> None:
     """A call has its result: nobody needs to be asked about it any more. Raises `Unavailable`."""
     log = bus.log(subjects.partition)
-    for asked in await open_questions(log, subjects, run):
+    for asked in await open_questions(log, subjects, request, n):
         answered = InteractionAnswered(
             namespace=asked.namespace,
             task=asked.task,

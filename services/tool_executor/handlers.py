@@ -213,11 +213,12 @@ class ToolCommands:
                     at=self._clock.now(),
                 )
                 await log.record(Outgoing(subject, encode(finished), trace_headers()))
+                await withdraw(self._runtime.bus, subjects, request, call.n)
 
     async def _settle(self, command: Command) -> None:
         if await self._is_over(command):
             if command.redelivered:
-                await withdraw(self._runtime.bus, command.subjects, command.run)
+                await withdraw(self._runtime.bus, command.subjects, command.run.request, command.run.n)
             return
         asked = await self._asked(command)
         if asked is None:
@@ -242,7 +243,7 @@ class ToolCommands:
                 span["gen_ai.tool.call.result"] = self._content.text(outcome.content)
             await self._record(command, asked, outcome, latency_s)
             if look:
-                await withdraw(self._runtime.bus, command.subjects, command.run)
+                await withdraw(self._runtime.bus, command.subjects, command.run.request, command.run.n)
         self._tell(asked, outcome, latency_s)
 
     def _tell(self, asked: ToolCall, outcome: Outcome, latency_s: float) -> None:

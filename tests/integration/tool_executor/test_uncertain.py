@@ -8,7 +8,7 @@ import pytest
 
 from schemas import subjects
 from schemas.ids import call_digest
-from schemas.interactions import PeopleDue
+from schemas.interactions import PATIENCE, InteractionRequested, PeopleDue
 from schemas.resources import ContactChannel, ContactChannelSpec, Metadata
 from schemas.subjects import TaskSubjects
 from schemas.wire import decode, encode
@@ -334,3 +334,26 @@ async def test_an_answer_that_cannot_be_read_is_not_the_end_of_the_task() -> Non
     assert "may or may not have taken effect" in result.content
     assert len(await stage.letters()) == 1
     assert gone.server.made == ["slow"]
+
+
+async def test_a_command_that_is_given_up_takes_its_question_back() -> None:
+    stage = ScriptedStage(deliveries_max=2)
+    gone = await lost(stage, channel="nowhere")
+    asked = InteractionRequested(
+        kind="uncertain",
+        namespace="default",
+        task=gone.task.task,
+        interaction="r1.1.1",
+        message="about an earlier time",
+        agent="helper",
+        tool="s__doubt",
+        at=stage.bus.clock.now(),
+        expires=stage.bus.clock.now() + PATIENCE,
+    )
+    await stage.log.record(Outgoing(gone.task.interaction_asked("r1", 1, 1), encode(asked)))
+    async with stage.copy("two", s=gone.server):
+        assert (await stage.until_result(gone.task)).outcome == "unknown"
+        await stage.until_done()
+    answered = await stage.answered(gone.task)
+    assert answered is not None
+    assert answered.via == "withdrawn"
