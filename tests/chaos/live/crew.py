@@ -6,7 +6,7 @@ People answer on the bus, as the command line does, until they are told that the
 from __future__ import annotations
 
 from tests.chaos.live.checker_people import NOBODY
-from tests.chaos.live.workload import NAMESPACE, Job, Json, Scenario, Workload, answer, calls, insist
+from tests.chaos.live.workload import NAMESPACE, SCENARIOS, Job, Json, Scenario, Workload, answer, calls, insist
 from tests.support.live_fleet import SERVICES
 
 CREW_SERVICES = (*SERVICES, "human-contact")
@@ -108,6 +108,18 @@ class CrewWorkload(Workload):
             return any(seen.subject.startswith(place) for seen in self._witness.messages)
 
         await insist(there, f"a question at {place}")
+
+
+class EveryWorkload(CrewWorkload):
+    """Tasks of every kind."""
+
+    scenarios = {**SCENARIOS, **CREW}
+
+    async def run(self, scenario: Scenario, name: str) -> Job:
+        """Submit a task and do to it what its kind needs."""
+        if scenario.name in CREW:
+            return await super().run(scenario, name)
+        return await Workload.run(self, scenario, name)
 
 
 def _rule(tool: str, channel: str = "oncall") -> Json:

@@ -18,9 +18,9 @@ import pytest
 
 from services.runtime.tasks import Tasks
 from tests.chaos.live.arena import LOST_STOP_S, Arena, arena
+from tests.chaos.live.crew import CREW_SERVICES, EveryWorkload
 from tests.chaos.live.rows import Commit
-from tests.chaos.live.workload import SCENARIOS
-from tests.support.live_fleet import SERVICES, until
+from tests.support.live_fleet import until
 
 KILLS_IN_CI = 8
 LOAD = 30
@@ -59,7 +59,7 @@ class Storm:
         """One task after another."""
         while self._raining:
             name = f"storm-{next(self._names)}"
-            scenario = self._random.choice(list(SCENARIOS.values()))
+            scenario = self._random.choice(list(EveryWorkload.scenarios.values()))
             await self._place.workload.run(scenario, name)
             await self._place.until_ended([name], LAST_S)
             await self._place.workload.clear_away(scenario, name)
@@ -70,7 +70,7 @@ class Storm:
             self.killed["server"] += 1
             await fleet.restart_server()
             return
-        service = self._random.choice(SERVICES)
+        service = self._random.choice(CREW_SERVICES)
         replica = self._random.choice(fleet.replicas(service))
         self.killed[service] += 1
         fleet.kill(replica)
@@ -89,7 +89,7 @@ async def test_random_kills_lose_and_repeat_nothing(tmp_path: Path, commit: Comm
     kills = int(os.environ.get("KILLS") or KILLS_IN_CI)
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
     print(f"\n{commit}: {kills} kills with seed {seed}; again: make chaos KILLS={kills} SEED={seed}")
-    async with arena(tmp_path, commit=commit) as place:
+    async with arena(tmp_path, commit=commit, services=CREW_SERVICES, workload=EveryWorkload) as place:
         storm = Storm(place, random.Random(seed), LOAD if os.environ.get("KILLS") else LOAD_IN_CI)
         stuck = await storm.run(kills)
         await storm.join()
