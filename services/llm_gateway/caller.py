@@ -147,7 +147,7 @@ class Caller:
     async def _observed(self, passage: Passage) -> Asked:
         """The call itself; no wait for it is the provider's latency."""
         attempt = passage.attempt
-        with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.task) as observed:
+        with self._observer.call(attempt.llm, attempt.model.endpoint, attempt.request, attempt.state) as observed:
             observed.parked(passage.parked_s)
             started = self._clock.now()
 

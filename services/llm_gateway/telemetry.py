@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from schemas.messages import Usage
 from schemas.resources import LLM
-from schemas.subjects import TaskSubjects
+from schemas.task import AwaitingModel
 from services.llm_gateway.core.calls import Failure, ModelReply, ModelRequest
 from services.llm_gateway.core.endpoints import Endpoint, parameters_of
 from services.runtime.telemetry.content import Content
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from services.runtime.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
+
+PORTS = {"https": 443, "http": 80}
 
 
 class Observed:
@@ -104,10 +106,10 @@ class Observer:
         self._content = Content(secrets) if traces.captures else None
 
     @contextmanager
-    def call(self, llm: LLM, endpoint: Endpoint, request: ModelRequest, task: TaskSubjects) -> Generator[Observed]:
+    def call(self, llm: LLM, endpoint: Endpoint, request: ModelRequest, state: AwaitingModel) -> Generator[Observed]:
         """A span around a call."""
         model = llm.spec.parameters.model or endpoint.provider
-        attributes = _attributes(llm, endpoint, request, task, model) if self._traces.recording else None
+        attributes = _attributes(llm, endpoint, request, state, model) if self._traces.recording else None
         with self._traces.span(f"chat {model}", kind="client", attributes=attributes) as span:
             if self._content is not None:
                 span.update(self._content.asked(request.messages))
@@ -115,7 +117,7 @@ class Observer:
 
 
 def _attributes(
-    llm: LLM, endpoint: Endpoint, request: ModelRequest, task: TaskSubjects, model: str
+    llm: LLM, endpoint: Endpoint, request: ModelRequest, state: AwaitingModel, model: str
 ) -> dict[str, str | int | float | bool]:
     parameters = parameters_of(llm.spec)
     at = urlsplit(endpoint.base_url)
@@ -124,7 +126,8 @@ def _attributes(
         "gen_ai.provider.name": endpoint.telemetry_name,
         "gen_ai.request.model": model,
         "gen_ai.request.stream": True,
-        "gen_ai.conversation.id": f"{task.namespace}/{task.task}",
+        "gen_ai.conversation.id": f"{state.namespace}/{state.thread or state.task}",
+        "gen_ai.agent.name": state.agent,
         "gen_ai.request.temperature": parameters.temperature,
         "gen_ai.request.top_p": parameters.top_p,
         "gen_ai.request.top_k": parameters.top_k,
@@ -134,7 +137,7 @@ def _attributes(
         "gen_ai.request.seed": parameters.seed,
         "gen_ai.output.type": "json" if request.response_format is not None else None,
         "server.address": at.hostname,
-        "server.port": at.port,
+        "server.port": at.port or PORTS.get(at.scheme),
         "holdfast.llm": llm.metadata.name,
         "holdfast.turn": request.turn,
         "holdfast.attempt": request.attempt,

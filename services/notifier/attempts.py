@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from services.notifier.receivers import Receivers
     from services.runtime.service import Runtime
 
+PORTS = {"https": 443, "http": 80}
+
 
 class Attempts:
     """Makes attempts, within each receiver's limits."""
@@ -91,7 +93,7 @@ class Attempts:
 def _server(endpoint: str) -> dict[str, str | int]:
     """The host and port in a sink's endpoint, if it has them."""
     at = urlsplit(endpoint.partition(" ")[0])
-    known = {"server.address": at.hostname, "server.port": at.port}
+    known = {"server.address": at.hostname, "server.port": at.port or PORTS.get(at.scheme)}
     return {name: value for name, value in known.items() if value is not None}
 
 

@@ -182,7 +182,7 @@ class TaskTable:
             attributes={
                 "gen_ai.operation.name": "invoke_agent",
                 "gen_ai.agent.name": state.agent,
-                "gen_ai.conversation.id": f"{state.namespace}/{state.task}",
+                "gen_ai.conversation.id": f"{state.namespace}/{state.thread or state.task}",
                 "gen_ai.usage.input_tokens": state.spend.input_tokens,
                 "gen_ai.usage.output_tokens": state.spend.output_tokens,
                 "holdfast.namespace": state.namespace,

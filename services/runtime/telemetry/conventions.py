@@ -1,9 +1,9 @@
 """The spans, in the words of OpenTelemetry's semantic conventions: every name, kind and attribute, in one table.
 
 Messaging: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/, as of 1.44. GenAI:
-https://github.com/open-telemetry/semantic-conventions-genai, as of November 2026; all of it is in development there,
-so a name may change. What no convention has a word for begins with `holdfast.`. Tests hold every span that they
-receive against this table, and docs/operations/tracing.md has it for people.
+https://github.com/open-telemetry/semantic-conventions-genai, with the names of 1.41, the last version that was
+published; all of it is in development there. What no convention has a word for begins with `holdfast.`. Tests hold
+every span that they receive against this table, and docs/operations/tracing.md has it for people.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ FORMS = (
             "gen_ai.provider.name",
             "gen_ai.request.model",
             "gen_ai.conversation.id",
+            "gen_ai.agent.name",
             "gen_ai.request.stream",
             "holdfast.llm",
             "holdfast.turn",
             "holdfast.attempt",
         ),
         (
-            "gen_ai.agent.name",
             "gen_ai.output.type",
             "gen_ai.request.temperature",
             "gen_ai.request.top_p",
@@ -220,6 +220,18 @@ def flaws(service: str, name: str, kind: str, attributes: Mapping[str, Any], *, 
     if not content:
         found += [f"{name} shows content in {key}" for key in sorted(CONTENT & attributes.keys())]
     return found
+
+
+def reference() -> str:
+    """The table, for the document about traces."""
+    return "\n".join(_described(form) for form in FORMS)
+
+
+def _described(form: SpanForm) -> str:
+    always, known = (", ".join(f"`{name}`" for name in names) for names in (form.required, form.optional))
+    lines = [f"### `{form.name}`", "", f"{form.says} By {form.service or 'every service'}; kind `{form.kind}`.", ""]
+    lines += [f"- always: {always}"] + ([f"- where known: {known}"] if known else [])
+    return "\n".join([*lines, ""])
 
 
 def process_name(subject: str) -> str:

@@ -201,7 +201,9 @@ def test_the_services_get_what_was_set(rendered: Rendered) -> None:
     assert planner.retention_s == 2_592_000
     assert planner.ack_wait_s == 2.5
     assert planner.nats_url == "tls://nats-0.example.com:4222,tls://nats-1.example.com:4333"
-    assert environment(objects["planner"])["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.observability:4318"
+    told = environment(objects["planner"])
+    assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.observability:4318"
+    assert (told["OTEL_METRICS_EXPORTER"], told["OTEL_LOGS_EXPORTER"]) == ("none", "none")
     assert Settings.from_env(environment(objects["human-contact"])).people_url == "https://people.example.com"
 
 

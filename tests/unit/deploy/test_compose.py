@@ -294,7 +294,13 @@ def test_every_service_sends_its_traces_to_the_collector() -> None:
     receivers = read(ROOT / "deploy/observability/otel/collector.yaml")["receivers"]
     port = receivers["otlp"]["protocols"]["http"]["endpoint"].split(":")[1]
     for name in SERVICES:
-        assert extra[name]["environment"] == {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://otel-collector:{port}"}
+        assert extra[name]["environment"] == {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://otel-collector:{port}",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+        }
+    pipelines = read(ROOT / "deploy/observability/otel/collector.yaml")["service"]["pipelines"]
+    assert pipelines.keys() == {"traces"}
 
 
 def test_data_sources_and_stores_are_where_the_compose_file_puts_them() -> None:

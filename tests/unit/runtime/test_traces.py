@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv import attributes as attributes_package
+from opentelemetry.semconv._incubating import attributes as incubating_package
 from opentelemetry.trace import SpanKind, StatusCode
 
+from schemas.catalog import CHANNELS, Channel
 from schemas.subjects import TRACEPARENT, TaskSubjects
 from schemas.tracing import call_context, is_traceparent, task_context, trace_id
 from services.runtime.consumer import Inbound
 from services.runtime.errors import RetryLater
 from services.runtime.tasks import spawn
-from services.runtime.telemetry.conventions import flaws
+from services.runtime.telemetry.conventions import CONTENT, FORMS, destination_template, flaws, reference
 from services.runtime.telemetry.traces import Traces, make_traces, new_traceparent, trace_headers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -277,6 +284,56 @@ async def test_a_span_that_outlives_the_one_around_it_is_exported_by_itself(reco
     await task
     spans = recorded.spans()
     assert parent_of(spans["inner"]) == context_of(spans["outer"])
+
+
+# --- the table of conventions ---
+
+
+def test_the_document_has_the_table_of_spans() -> None:
+    document = Path(__file__).parents[3] / "docs" / "operations" / "tracing.md"
+    assert reference() in document.read_text(encoding="utf-8")
+
+
+def test_every_attribute_that_is_not_ours_is_one_of_the_conventions() -> None:
+    known: set[str] = set()
+    for package in (attributes_package, incubating_package):
+        for module in pkgutil.iter_modules(package.__path__):
+            found = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
+            known |= {value for value in found.values() if isinstance(value, str)}
+    named = {name for form in FORMS for name in (*form.required, *form.optional)} | CONTENT
+    assert {name for name in named if not name.startswith("holdfast.")} <= known
+
+
+@pytest.mark.parametrize(
+    "channel", [one for one in CHANNELS if one.consumer or one.other_consumers], ids=lambda one: str(one.name)
+)
+def test_every_message_that_is_consumed_has_a_template_without_ids(channel: Channel) -> None:
+    names = iter("abcdefghij")
+    subject = re.sub(r"\{\w+\}", lambda _: next(names), channel.address)
+    template = destination_template(subject)
+    assert template.count(".") == subject.count(".")
+    assert [part for part in template.split(".") if "{" not in part] == [
+        part for part in channel.address.split(".") if "{" not in part
+    ]
+    assert destination_template("nothing.like.that") == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "flaw"),
+    [
+        ({"gen_ai.tool.name": None}, "lacks gen_ai.tool.name"),
+        ({"holdfast.prompt": "hello"}, "has holdfast.prompt"),
+        ({"gen_ai.tool.call.result": "noon"}, "shows content in gen_ai.tool.call.result"),
+    ],
+)
+def test_a_span_that_is_not_in_the_table_is_noticed(change: dict[str, str | None], flaw: str) -> None:
+    (form,) = [one for one in FORMS if one.service == "tool-executor"]
+    attributes = {key: value for key, value in (dict.fromkeys(form.required, "x") | change).items() if value}
+    name = f"execute_tool {attributes.get('gen_ai.tool.name', '')}"
+    assert flaws("tool-executor", name, "internal", attributes) == [f"{name} {flaw}"]
+    assert flaws("tool-executor", "elsewhere", "internal", {}) == ["tool-executor has no span 'elsewhere'"]
+    good = dict.fromkeys(form.required, "x")
+    assert flaws("tool-executor", "execute_tool x", "client", good) == ["execute_tool x is client and not internal"]
 
 
 # --- sampling ---

@@ -85,6 +85,10 @@ The environment, mounts and volumes of a service's container. Each takes
 {{- with $root.Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
+- name: OTEL_METRICS_EXPORTER
+  value: {{ ternary "otlp" "none" $root.Values.tracing.metrics }}
+- name: OTEL_LOGS_EXPORTER
+  value: {{ ternary "otlp" "none" $root.Values.tracing.logs }}
 {{- end }}
 # The root file system is read-only: programs that want a home or a cache find it here.
 - name: HOME
