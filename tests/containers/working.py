@@ -92,8 +92,7 @@ class Site:
         results = Counter(
             str(message.body["outcome"])
             for message in self._witness.messages
-            if ".tool." in message.subject
-            if message.body.get("type") == "tool.finished.v1"
+            if ".tool." in message.subject and message.body.get("type") == "tool.finished.v1"
         )
         print(f"\n{self._name}: seed {seed}, {len(self.workload.accepted)} tasks, {dict(results)}")
 

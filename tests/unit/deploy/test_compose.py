@@ -85,6 +85,12 @@ def test_a_service_is_served_under_its_own_name_and_asked_whether_it_is_ready(na
     assert spec["depends_on"] == {"nats": {"condition": "service_healthy"}}
 
 
+def test_one_service_builds_the_image_of_all() -> None:
+    assert [name for name, spec in BASE.items() if "build" in spec] == ["planner"]
+    assert list(STARTED)[:2] == ["nats", "planner"], "docker-compose 1.29 prepares images in this order"
+    assert len({BASE[name]["image"] for name in (*SERVICES, "cli", "demo")}) == 1
+
+
 @every_service
 def test_a_service_is_given_longer_to_end_than_it_may_drain(name: str) -> None:
     drain = BASE[name]["environment"].get("HOLDFAST_DRAIN_S", Settings().drain_s)
