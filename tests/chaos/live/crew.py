@@ -5,20 +5,26 @@ People answer on the bus, as the command line does, until they are told that the
 
 from __future__ import annotations
 
+import json
+
 from tests.chaos.live.checker_people import NOBODY
 from tests.chaos.live.workload import NAMESPACE, SCENARIOS, Job, Json, Scenario, Workload, answer, calls, insist
 from tests.support.live_fleet import SERVICES
 
 CREW_SERVICES = (*SERVICES, "human-contact")
-AGENTS = {"asked": "asker", "ignored": "hopeful"}
+AGENTS = {"asked": "asker", "ignored": "hopeful", "council": "careful"}
 """Which agent works on a task that is not of a tree."""
 IGNORED_S = 1.0
+PASSED_ON_S = 0.8
+REMINDED_S = 0.3
 ANSWERS: dict[int, Json] = {
     1: {"action": "accept", "comment": "go on"},
     2: {"action": "decline", "comment": "too much"},
     3: {"action": "accept", "content": {"answer": "blue"}},
 }
 """What somebody answers about the calls of an `asked` task."""
+EDITED = 1
+"""The call of these whose arguments are written anew: the same key in other bytes, so that its effect is known."""
 
 
 def _delegates(message: str, agent: str, *tools: str) -> Json:
@@ -42,6 +48,7 @@ CREW: dict[str, Scenario] = {
     for scenario in (
         Scenario("asked", (_asks(), answer("asked"))),
         Scenario("ignored", (calls("ignored", 1, "charge"), answer("ignored"))),
+        Scenario("council", (calls("council", 1, "charge"), answer("council"))),
         Scenario(
             "tree",
             (
@@ -62,7 +69,8 @@ CREW: dict[str, Scenario] = {
         ),
     )
 }
-"""`ignored`: nobody answers in time. `left`: the root of a tree is cancelled while its leaf waits for a person."""
+"""`ignored`: nobody answers in time. `council`: people are reminded, the question is passed on, and two must accept.
+`left`: the root of a tree is cancelled while its leaf waits for a person."""
 
 
 class CrewWorkload(Workload):
@@ -75,6 +83,8 @@ class CrewWorkload(Workload):
         await super().prepare()
         await self._apply("ContactChannel", "oncall", {"type": "console"})
         await self._apply("ContactChannel", NOBODY, {"type": "console", "timeoutSeconds": IGNORED_S})
+        duty = {"type": "console", "quorum": 2, "timeoutSeconds": PASSED_ON_S, "remindSeconds": REMINDED_S}
+        await self._apply("ContactChannel", "duty", {**duty, "onTimeout": "escalate", "escalateTo": {"name": "oncall"}})
         oncall = {"name": "oncall"}
         await self._apply_agent("leaf", "script", "effects", approvals=[_rule("effects__save")])
         await self._apply_agent("middle", "script", subAgents=[{"name": "leaf"}])
@@ -83,7 +93,8 @@ class CrewWorkload(Workload):
             "asker", "script", "effects", approvals=[_rule("effects__charge")], humanContactChannels=[oncall]
         )
         await self._apply_agent("hopeful", "script", "effects", approvals=[_rule("effects__charge", NOBODY)])
-        for agent in ("leaf", "middle", "root", "asker", "hopeful"):
+        await self._apply_agent("careful", "script", "effects", approvals=[_rule("effects__charge", "duty")])
+        for agent in ("leaf", "middle", "root", "asker", "hopeful", "careful"):
             await self._until_ready(agent)
 
     async def run(self, scenario: Scenario, name: str) -> Job:
@@ -94,7 +105,12 @@ class CrewWorkload(Workload):
         if scenario.name == "asked":
             for n, said in ANSWERS.items():
                 await self._until_asked(f"{name}.r1.{n}.0.asked")
-                await self._ask("answer", {"task": name, "interaction": f"r1.{n}.0", "by": "ann", **said})
+                edited = {"arguments": json.dumps({"key": f"asked: {name} 1.1"}, indent=1)} if n == EDITED else {}
+                await self._ask("answer", {"task": name, "interaction": f"r1.{n}.0", "by": "ann", **said, **edited})
+        if scenario.name == "council":
+            await self._until_asked(f"{name}.r1.1.0.step.1")
+            for who in ("ann", "bob"):
+                await self._ask("answer", {"task": name, "interaction": "r1.1.0", "by": who})
         if scenario.name == "left":
             await self._until_asked(name)
             await self._ask("cancel", {"task": name, "reason": "enough"})

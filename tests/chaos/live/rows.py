@@ -63,6 +63,7 @@ _STORED = {
     ("int", "asked"): "record-question",
     ("int", "answered"): "record-answer",
     ("int", "step"): "write-delivery",
+    ("int", "vote"): "record-vote",
 }
 
 
@@ -134,7 +135,7 @@ def handling_of(subject: str, data: bytes) -> str:
         case ["hf", _, _, "cmd", "notify", *_]:
             return "notify-command"
         case ["hf", _, _, "cmd", "ask", *_, last]:
-            return "withdraw-command" if last == "withdraw" else "ask-command"
+            return f"{last}-command" if last in ("withdraw", "look") else "ask-command"
         case ["hf", _, _, "int", *_, "answered"]:
             return "answer"
         case ["hf", _, _, "cmd", "tool", *_]:

@@ -90,7 +90,8 @@ def _shown_by_crew(step: Step, subject: str) -> str:
     if step.service not in CREW_TABLE or step.handling == BACKGROUND:
         return ""
     if subject.startswith("hf.tasks."):
-        return {"answer-request": "asked", "cancel-request": "left"}.get(step.handling, "")
+        answered = "council" if step.name.startswith("record-vote") else "asked"
+        return {"answer-request": answered, "cancel-request": "left"}.get(step.handling, "")
     return next((name for name in CREW if f".found-{name}" in subject), "")
 
 
