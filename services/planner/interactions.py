@@ -65,6 +65,8 @@ class Interactions:
             comment=request.comment[:COMMENT_LENGTH_MAX],
         )
         if (before := await self._before(log, task, which)) is not None:
+            if before.action == "accept" and await self._is_counted(log, task, which, answered):
+                return Accepted(namespace=task.namespace, task=task.task, created=False)
             return _again(before, answered)
         if why := await self._too_late(log, task, asked):
             return Rejected(code="conflict", error=f"interaction {asked.interaction} cannot be answered: {why}")
@@ -121,8 +123,7 @@ class Interactions:
         self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered, quorum: int
     ) -> InteractionAnswered | str:
         """Count one of several who have to accept: the answer once they are enough, else how many there are."""
-        place = task.interaction_vote(*which, digest("who", _name(answered.by))[:16])
-        seq = await log.record(Outgoing(place, encode(answered)))
+        seq = await log.record(Outgoing(_place_of_vote(task, which, answered), encode(answered)))
         recorded = await log.last([task.interaction_vote(*which, "*")], at_least=seq or 0)
         votes = [decode(entry.data, InteractionAnswered) for entry in recorded]
         if len(votes) < quorum:
@@ -131,6 +132,16 @@ class Interactions:
         scope = last.scope if len({vote.scope for vote in votes}) == 1 else "once"
         by = ", ".join(sorted(vote.by for vote in votes))[:BY_LENGTH_MAX]
         return msgspec.structs.replace(last, scope=scope, by=by)
+
+    async def _is_counted(
+        self, log: Log, task: TaskSubjects, which: InteractionId, answered: InteractionAnswered
+    ) -> bool:
+        """Whether this was said before, by one of several who were enough."""
+        entry = await log.get(_place_of_vote(task, which, answered))
+        if entry is None:
+            return False
+        vote = decode(entry.data, InteractionAnswered)
+        return msgspec.structs.replace(answered, at=vote.at) == vote
 
     async def _asked(self, log: Log, task: TaskSubjects, which: InteractionId) -> InteractionRequested | None:
         place = task.interaction_asked(*which)
@@ -171,6 +182,10 @@ class Interactions:
         except Unavailable as error:
             logger.debug("whoever waits will look by themselves: %s", error)
         return Accepted(namespace=task.namespace, task=task.task)
+
+
+def _place_of_vote(task: TaskSubjects, which: InteractionId, answered: InteractionAnswered) -> str:
+    return task.interaction_vote(*which, digest("who", _name(answered.by))[:16])
 
 
 def refused(asked: InteractionRequested, request: AnswerInteraction) -> Rejected | None:

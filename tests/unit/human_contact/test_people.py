@@ -173,6 +173,23 @@ async def test_several_people_accept_what_was_shown_and_nothing_else() -> None:
         assert (granted.by, granted.scope, granted.digest) == ("ann, bob", "once", asked.digest)
 
 
+async def test_each_of_several_who_have_accepted_may_say_so_again_when_they_were_enough() -> None:
+    """Whoever asks again, because no reply came, hears that they were heard."""
+    async with with_people() as people:
+        await people.agent(channel(quorum=2))
+        task = await begin(people)
+        asked = await people.asked(task)
+        for by in ("ann", "bob"):
+            await people.answer(asked, by=by)
+        await approval(people, task)
+        for by in ("ann", "bob"):
+            again = await people.answer(asked, by=by)
+            assert isinstance(again, Accepted), again
+            assert not again.created
+        for by, action in (("eve", "accept"), ("bob", "decline")):
+            assert isinstance(await people.answer(asked, by=by, action=action), Rejected), (by, action)
+
+
 async def test_a_grant_that_was_revoked_does_not_come_back_while_a_channel_is_told() -> None:
     async with with_people() as people:
         shown = people.shown["oncall"]
