@@ -24,10 +24,13 @@ PROMETHEUS := build/prometheus
 # Not needed by anything else, and long to build: its own environment.
 LOCAL_MODEL := build/local-model
 
+# What releases are built and checked with.
+RELEASE := build/release-tools
+
 # Its wheel is for Linux on x86-64 only.
 HELM = $(or $(wildcard $(BIN)/helm),helm)
 
-.PHONY: help demo test test-containers test-observability test-local-model image unit check fmt schemas dashboards pictures prometheus sim chaos bench chart lock clean
+.PHONY: help demo test test-containers test-observability test-local-model image unit check fmt schemas dashboards pictures prometheus sim chaos bench chart release test-release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +97,12 @@ chart: $(DEV) ## The Helm chart as a file, with the public chart of NATS in it: 
 	$(HELM) dependency update deploy/helm/holdfast
 	$(HELM) package --destination build/chart deploy/helm/holdfast
 
+test-release: $(DEV) $(RELEASE)/.ready ## That a release is made, and is not made of what has a known vulnerability: some minutes
+	$(BIN)/pytest tests/release $(ARGS)
+
+release: $(RELEASE)/.ready ## What a release consists of, in dist/: wheel, source, bill of materials, licences; known vulnerabilities stop it
+	@deploy/release/release $(RELEASE) $(BIN)/python
+
 clean: ## Remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -137,6 +146,11 @@ $(PROMETHEUS)/.ready: deploy/observability/fetch-prometheus
 	@deploy/observability/fetch-prometheus $(PROMETHEUS)
 	@touch $@
 
+$(RELEASE)/.ready: requirements/release.txt | $(BIN)/python
+	@$(BIN)/python -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/python -m pip --disable-pip-version-check --no-input install -qq --require-hashes -r requirements/release.txt
+	@touch $@
+
 # --- locks ------------------------------------------------------------------------------
 
 PIP_TOOLS := pip-tools==7.6.2
@@ -152,4 +166,5 @@ lock: $(BIN)/python ## Compile the locks from pyproject.toml; ARGS=--upgrade for
 	$(COMPILE) --extra demo --extra dev --build-deps-for editable -c requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) --output-file requirements/local-model.txt requirements/local-model.in
 	$(COMPILE) --output-file requirements/image.txt requirements/image.in
+	$(COMPILE) --output-file requirements/release.txt requirements/release.in
 	$(COMPILE) --only-build-deps --build-deps-for wheel -c requirements/dev.txt --output-file requirements/build.txt pyproject.toml
