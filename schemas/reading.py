@@ -1,4 +1,4 @@
-"""Reading what is stored of one namespace, by asking a planner: for those whose credentials are for that namespace only.
+"""Reading what is stored of one namespace by asking a planner: for those whose credentials are for nothing else.
 
 Ordinary credentials read the streams themselves. The namespace is a part of the subject that is asked on
 (`subjects.read`), so an account's imports say which one it may read.

@@ -193,6 +193,10 @@ class TaskSubjects(NamedTuple):
         """Ask them no more."""
         return f"{self.root}.cmd.ask.{self.task}.{request}.{n}.withdraw"
 
+    def look_command(self, request: str, n: int, k: int) -> str:
+        """See to question `k` (from 1) of call `n` of a request, which somebody has recorded."""
+        return f"{self.root}.cmd.ask.{self.task}.{request}.{n}.{k}.look"
+
     def approval_event(self, request: str, n: int) -> str:
         """People approved a call."""
         return f"{self.root}.evt.{self.task}.approval.{request}.{n}"

@@ -43,7 +43,7 @@ class People:
         self._desk = desk
 
     async def on_ask(self, inbound: Inbound) -> None:
-        """People are to be asked about a call, or not any more."""
+        """People are to be asked about a call, or not any more, or a question of its tool is recorded."""
         await self._resources.loaded()
         task = task_of(inbound.subject)
         with self._span(inbound, task, HUMAN_CONTACT):
@@ -52,6 +52,12 @@ class People:
                 place = Place(task, withdrawal.request, withdrawal.n)
                 _check(inbound, task.withdraw_command(withdrawal.request, withdrawal.n))
                 await self._desk.withdraw(place, withdrawal.reason, inbound.seq)
+                return
+            if inbound.subject.endswith(".look"):
+                look = decode(inbound.data, PeopleDue)
+                place = _place(task, look.interaction)
+                _check(inbound, task.look_command(place.request, place.n, place.k))
+                await self._desk.wake(place, look.due, inbound.delivered)
                 return
             command = decode(inbound.data, AskPerson)
             _check(inbound, task.ask_command(command.request, command.n))
@@ -107,6 +113,9 @@ class People:
 
     async def on_dead_ask(self, inbound: Inbound, reason: DeadReason, error: str) -> None:
         """People cannot be asked: the call has that as its result, so that its task goes on."""
+        if inbound.subject.endswith(".look"):
+            await self.on_dead_timer(inbound, reason, error)
+            return
         try:
             task, command = task_of(inbound.subject), decode(inbound.data, AskPerson)
         except (ValueError, Malformed):

@@ -2,8 +2,8 @@
 
     namespace key (a secret)  --wraps-->  data key (of one process, for an hour)  --seals-->  payloads
 
-AES-256-GCM throughout. A message carries its wrapped data key in a header; the subject is authenticated too, so what was
-sealed for one subject is not believed on another. Keys are files, `<directory>/<namespace>`, or `_default` for
+AES-256-GCM throughout. A message carries its wrapped data key in a header; the subject is authenticated too, so what
+was sealed for one subject is not believed on another. Keys are files, `<directory>/<namespace>`, or `_default` for
 namespaces that have none of their own: 32 bytes in base64 a line. The first line seals; the others only open what was
 sealed with them. A namespace without a key is stored as it is.
 """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from schemas.contact_channels import allowed_of
 from schemas.interactions import InteractionRequested, PeopleDue, parse_interaction_id
 from schemas.resources import ContactChannel
-from schemas.subjects import people_timer_name
 from schemas.wire import encode
+from services.runtime.ports import Outgoing
 from services.runtime.telemetry.traces import trace_headers
 
 if TYPE_CHECKING:
@@ -49,4 +49,4 @@ async def wake(bus: Bus, task: TaskSubjects, asked: InteractionRequested) -> Non
         return
     which = parse_interaction_id(asked.interaction)
     due = PeopleDue(interaction=asked.interaction, due=asked.at)
-    await bus.signals.store(task.people_timer_fired(people_timer_name(*which)), encode(due), trace_headers())
+    await bus.log(task.partition).record(Outgoing(task.look_command(*which), encode(due), trace_headers()))

@@ -8,7 +8,7 @@ from typing import Any
 from schemas.ids import call_digest
 from schemas.interactions import InteractionAnswered, InteractionRequested, PeopleDue
 from schemas.resources import Agent, AgentSpec, Metadata, Ref, ServerRef
-from schemas.subjects import TaskSubjects, people_timer_name
+from schemas.subjects import TaskSubjects
 from schemas.wire import decode, encode
 from services.runtime.ports import Outgoing
 from tests.support.people import People
@@ -66,7 +66,7 @@ async def wonder(stage: Stage, task: TaskSubjects, *, k: int = 1, in_s: float = 
     )
     await stage.bus.log(task.partition).record(Outgoing(task.interaction_asked("r1", 1, k), encode(asked)))
     due = PeopleDue(interaction=asked.interaction, due=now)
-    await stage.bus.signals.store(task.people_timer_fired(people_timer_name("r1", 1, k)), encode(due))
+    await stage.bus.log(task.partition).record(Outgoing(task.look_command("r1", 1, k), encode(due)))
 
 
 async def doubt(stage: Stage, task: TaskSubjects, **fields: Any) -> None:

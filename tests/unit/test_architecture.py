@@ -80,6 +80,7 @@ PURE_RUNTIME = "services.runtime.json_schema"
 LONG_FILES: dict[str, str] = {
     "schemas/catalog.py": "one channel after another: a table of all that is said",
     "schemas/resources.py": "one struct after another: a table of all that a manifest may say",
+    "schemas/subjects.py": "one subject after another: a table of all that is said on the bus",
 }
 """Files above the limit, each with the reason why it is one file."""
 LONG_FUNCTIONS: dict[str, str] = {}

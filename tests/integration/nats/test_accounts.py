@@ -312,14 +312,22 @@ async def test_a_rollup_header_empties_no_stream_but_the_services_own_timers(
     for subject in (COMMANDS[service][2], status, f"hf.dlq.letter.{subjects.task_stream(0)}.1"):
         for scope in ("all", "sub"):
             await refused(connection, subject, headers={"Nats-Rollup": scope})
-    own = {"human-contact": TASK.people_timer("x"), "notifier": TASK.notify_timer("x")}.get(service)
-    if own is not None:
-        await refused(connection, own, headers={"Nats-Rollup": "all"})
+    own = {"human-contact": subjects.PEOPLE_TIMERS_STREAM, "notifier": subjects.NOTIFY_TIMERS_STREAM}.get(service)
+    await core.timers.set(TASK.people_timer("x"), TASK.people_timer_fired("x"), later, b"due", {})
+    await core.timers.set(TASK.notify_timer("x"), TASK.notify_timer_fired("x"), later, b"due", {})
+    for subject in (
+        TASK.people_timer("x"),
+        TASK.people_timer_fired("x"),
+        TASK.notify_timer("x"),
+        TASK.notify_timer_fired("x"),
+    ):
+        await refused(connection, subject, headers={"Nats-Rollup": "all"})
     assert await core.log(0).get(TASK.state) is not None
     assert await core.resources.get("spec.Agent.team-a.a") is not None
     assert await core.dead_letters.get("hf.dlq.letter.X.1") is not None
-    info = await api.ask(core._connection, f"STREAM.INFO.{subjects.TIMERS_STREAM}")
-    assert info["state"]["messages"] == 1
+    for stream in subjects.TIMER_STREAMS:
+        info = await api.ask(core._connection, f"STREAM.INFO.{stream}")
+        assert stream == own or info["state"]["messages"] == 1, stream
 
 
 async def test_a_timer_cannot_be_aimed_at_another_stream(core: NatsBus, parties: Parties) -> None:

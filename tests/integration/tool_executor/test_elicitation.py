@@ -13,7 +13,7 @@ import pytest
 from schemas import subjects
 from schemas.interactions import PeopleDue
 from schemas.resources import ContactChannel, ContactChannelSpec, MCPServer, Metadata, Ref, ToolPolicy
-from schemas.subjects import TaskSubjects
+from schemas.subjects import TaskSubjects, task_of
 from schemas.wire import decode
 from services.runtime.errors import Unavailable
 from services.runtime.memory.bus import MemoryBus, let_others_run
@@ -271,8 +271,8 @@ async def declare_people(bench: Bench, **fields: Any) -> None:
 def wake_ups(bench: Bench, task: TaskSubjects) -> list[str]:
     assert isinstance(bench.bus, MemoryBus)
     entries = [entry for stream in bench.bus.server.streams for entry in stream.entries()]
-    begins = task.people_timer_fired("")
-    return [decode(one.data, PeopleDue).interaction for one in entries if one.subject.startswith(begins)]
+    looks = [one for one in entries if one.subject.endswith(".look") and task_of(one.subject) == task]
+    return [decode(one.data, PeopleDue).interaction for one in looks]
 
 
 @pytest.mark.parametrize("field", ["contact_channel", "approval_contact_channel"])
@@ -320,7 +320,7 @@ async def test_whoever_brings_questions_to_people_is_woken_though_the_bus_was_aw
 
     async def pause(call: str, subject: str) -> None:
         await let_others_run(call, subject)
-        if call == "signals.store" and len(refused) < 2:
+        if call == "log.record" and subject.endswith(".look") and len(refused) < 2:
             refused.append(subject)
             raise Unavailable("away")
 

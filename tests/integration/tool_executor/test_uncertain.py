@@ -48,7 +48,7 @@ async def declare_channel(stage: ScriptedStage, **fields: Any) -> None:
 
 
 def wake_ups(stage: ScriptedStage) -> list[Entry]:
-    return [one for stream in stage.server.streams for one in stream.entries() if ".people.fire." in one.subject]
+    return [one for stream in stage.server.streams for one in stream.entries() if one.subject.endswith(".look")]
 
 
 def takeovers(copy: Copy, decision: str) -> float:
@@ -87,7 +87,7 @@ async def test_whoever_brings_questions_to_people_is_woken() -> None:
         await stage.until_done()
     assert (asked.channel, asked.allowed, asked.quorum) == ("oncall", ("ann",), 2)
     (due,) = wake_ups(stage)
-    assert due.subject == at.task.people_timer_fired("ask-r1-1-1")
+    assert due.subject == at.task.look_command("r1", 1, 1)
     assert decode(due.data, PeopleDue).interaction == "r1.1.1"
 
 
@@ -241,7 +241,8 @@ async def test_people_are_not_asked_without_end(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "at", ["log.record", "log.record:after", "signals.store", "signals.store:after", "delivery.ack"]
+    "at",
+    ["log.record .asked", "log.record:after .asked", "log.record .look", "log.record:after .look", "delivery.ack"],
 )
 async def test_a_replica_that_dies_while_it_asks_leaves_one_question(at: str) -> None:
     stage = ScriptedStage()

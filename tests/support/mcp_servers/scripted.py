@@ -145,7 +145,7 @@ class Copy:
         self.refuse: set[str] = set()
         """Calls of the bus that fail, by `<call>` or `<call>:after`."""
         self.die_at = ""
-        """The call of the bus at which it dies."""
+        """The call of the bus at which it dies: `<call>`, or `<call> <end of the subject>`."""
         self.blind = False
         """It takes no more messages, and does not know it."""
 
@@ -176,7 +176,7 @@ class Copy:
         await asyncio.sleep(0)
         while self.stalled:  # noqa: ASYNC110 - a test says when it goes on
             await asyncio.sleep(0.01)
-        if self.die_at == call:
+        if self.die_at.partition(" ")[0] == call and subject.endswith(self.die_at.partition(" ")[2]):
             self.kill()
         if self.blind and call == "queue.take":
             await asyncio.Event().wait()

@@ -62,6 +62,7 @@ def test_every_subject_that_is_published_belongs_to_exactly_one_channel() -> Non
         TASK.interaction_answered("r3", 2, 1): "interactions-answered",
         TASK.ask_command("r3", 2): "person-commands",
         TASK.withdraw_command("r3", 2): "person-withdrawals",
+        TASK.look_command("r3", 2, 1): "person-looks",
         TASK.approval_event("r3", 2): "approvals",
         TASK.interaction_step("r3", 2, 0, 1): "interaction-steps",
         TASK.interaction_vote("r3", 2, 0, "0a1b"): "interaction-votes",
