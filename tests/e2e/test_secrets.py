@@ -37,8 +37,8 @@ from schemas.resources import (
 )
 from schemas.subjects import TaskSubjects
 from schemas.task import Failed, FinalAnswer
-from tests.e2e.test_traces import receiver
 from tests.support.nats_server import NatsServer
+from tests.support.otlp_receiver import otlp_receiver
 from tests.support.provider_server import ProviderServer, Reply, Stream, provider_server
 from tests.support.provider_wire import Call, chat_error, chat_stream
 from tests.support.raw_http import Asked, RawServer, raw_server, response
@@ -178,7 +178,7 @@ def stored(server: NatsServer) -> Iterator[tuple[str, bytes]]:
 
 async def test_a_secret_is_nowhere_after_a_full_run(tmp_path: Path) -> None:
     write_secrets(tmp_path)
-    with receiver() as received:
+    with otlp_receiver() as received:
         environ = {
             "HOLDFAST_PEOPLE_LINK_KEY_FILE": str(tmp_path / "link-key"),
             "HOLDFAST_EGRESS_ALLOW": "127.0.0.1",
@@ -209,6 +209,7 @@ async def test_a_secret_is_nowhere_after_a_full_run(tmp_path: Path) -> None:
                     running.stop(service)
                 said |= {f"log of {service}": (tmp_path / f"{service}.log").read_text() for service in SERVICES}
             said["traces"] = "\n".join(map(str, received.spans))
+            said["logs by OTLP"] = "\n".join(map(str, received.lines))
             files = dict(stored(running.server))
 
     # They were used, and what anybody may read is there: the search below would find them.
