@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -192,8 +193,9 @@ async def test_without_a_channel_the_command_line_decides(tmp_path: Path) -> Non
         await here.stage.stored(task, task.interaction_asked("r1", 1, 1))
 
         def holdfast(*words: str) -> str:
-            command = (sys.executable, "-m", "services.cli.main", *words, "--nats", here.stack.server.url)
-            done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+            command = (sys.executable, "-m", "services.cli.main", *words)
+            environ = {**os.environ, **here.stack.client}
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=False)
             assert done.returncode == 0, done.stderr
             return done.stdout
 

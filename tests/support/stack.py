@@ -5,7 +5,8 @@
         running.kill("tool-executor")      SIGKILL
         running.start("tool-executor")
 
-Every process that was started is dead when the `async with` ends.
+Every process that was started is dead when the `async with` ends. `ACCOUNTS=1 make test ARGS=tests/e2e` gives each
+service an account of its own, with its own credentials, and all of it must work as without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from services.runtime.nats.bus import connect
 from services.runtime.settings import Settings
 from tests.support.nats_server import NatsServer
+from tests.support.secured import Secured
 from tests.support.stage import Stage, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,9 +32,12 @@ STOP_S = 15.0
 class Stack:
     """Processes of one test."""
 
-    def __init__(self, server: NatsServer, directory: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, server: NatsServer, directory: Path, environ: Mapping[str, str], secured: Secured | None = None
+    ) -> None:
         self.server = server
         self._directory = directory
+        self._secured = secured
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "OTEL_"))},
             "NATS_URL": server.url,
@@ -49,11 +54,21 @@ class Stack:
             self._processes[service] = subprocess.Popen(
                 [sys.executable, "-m", "services.cli.main", "serve", service],
                 cwd=REPOSITORY,
-                env=self._environ,
+                env=self._environ | (self._secured.environ(service) if self._secured is not None else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def settings(self) -> Settings:
+        """How a test connects: as the operator, where there are accounts."""
+        return Settings(nats_url=self.server.url) if self._secured is None else self._secured.settings("operator")
+
+    @property
+    def client(self) -> dict[str, str]:
+        """What a command line is told to connect with."""
+        return {"NATS_URL": self.server.url} if self._secured is None else self._secured.environ("operator")
 
     def kill(self, service: str) -> None:
         """SIGKILL."""
@@ -82,13 +97,14 @@ async def stack(
     directory: Path, *, services: Sequence[str] = SERVICES, environ: Mapping[str, str] | None = None
 ) -> AsyncGenerator[Stack]:
     """Run a stack; it takes requests when this returns."""
-    server = NatsServer(directory, name="holdfast-embedded")
-    running = Stack(server, directory, environ or {})
+    secured = Secured(directory, ()) if os.environ.get("ACCOUNTS") else None
+    server = secured.server if secured is not None else NatsServer(directory, name="holdfast-embedded")
+    running = Stack(server, directory, environ or {}, secured)
     try:
         server.start()
         for service in services:
             running.start(service)
-        async with await connect(Settings(nats_url=server.url), service="test") as bus:
+        async with await connect(running.settings, service="test") as bus:
             running.stage = Stage(bus)
 
             async def all_ready() -> bool:
