@@ -3,8 +3,7 @@
 python -m tests.containers.engine    says whether there is an engine or can be; the exit code is 0 if so
 
 An engine that answers is used as it is. Otherwise a program called `container-engine` may bring one up (`up`, `down`,
-and `image TAG` for base images where no registry can be reached); it is looked for in `CONTAINER_ENGINE`, in `PATH`,
-and in `../shared/tools` beside the repository.
+and `image TAG` for base images where no registry can be reached); it is looked for in `CONTAINER_ENGINE` and in `PATH`.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def compose_command() -> tuple[str, ...]:
 def tool() -> Path | None:
     """The program that can bring an engine up, if there is one."""
     places = (os.environ.get("CONTAINER_ENGINE"), shutil.which("container-engine"))
-    found = [Path(place) for place in places if place] + [ROOT.parent / "shared" / "tools" / "container-engine"]
+    found = (Path(place) for place in places if place)
     return next((path for path in found if os.access(path, os.X_OK) and path.is_file()), None)
 
 
