@@ -65,7 +65,7 @@ class MetricExport:
     def send(self) -> None:
         """Send what is shown now, for as long as that takes."""
         with self._sending:
-            self._exporter.export(self._data())
+            self._exporter.export(self._data())  # pyright: ignore[reportUnknownMemberType]  # untyped there
 
     def end(self) -> None:
         """Send no more by itself."""

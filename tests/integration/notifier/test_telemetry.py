@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from schemas.notifications import NotificationDelivered, NotificationFailed
 from schemas.task import FinalAnswer
 from services.notifier.core import endpoints, machine
+from services.runtime.telemetry.conventions import flaws
 from services.runtime.telemetry.traces import trace_id
 from tests.support.notifying import notifying
 from tests.support.raw_http import raw_server, response
@@ -32,17 +34,26 @@ async def test_each_attempt_is_a_span_in_the_task_s_trace() -> None:
         server.paths["/hook"] = response()
         (done,) = await here.until_all(task, NotificationDelivered)
         state = await here.until_state(task, FinalAnswer)
-        here.replica._traces.flush()
-        spans = [span for span in exporter.get_finished_spans() if span.name == "notify responseURL"]
-        assert len(spans) == done.attempts
+
+        def attempts() -> list[ReadableSpan]:
+            here.replica._traces.flush()
+            return [span for span in exporter.get_finished_spans() if span.name == "notify responseURL"]
+
+        await until(lambda: len(attempts()) == done.attempts, "a span for each attempt")
+        spans = attempts()
         for span in spans:
             assert span.context is not None
             assert f"{span.context.trace_id:032x}" == trace_id(state.traceparent)
             attributes = dict(span.attributes or {})
             assert attributes["holdfast.notification"] == done.id
+            assert flaws("notifier", span.name, "client", attributes) == []
             assert SECRET_WORDS not in str(attributes)
             assert "very-secret" not in str(attributes)
         assert [dict(span.attributes or {})["http.response.status_code"] for span in spans][-1] == 200
+        (whole,) = [span for span in exporter.get_finished_spans() if span.name == "notification responseURL"]
+        assert (whole.start_time, whole.end_time) == tuple(
+            int(at.timestamp() * 1e9) for at in (done.created_at, done.at)
+        )
 
 
 async def test_what_is_counted() -> None:

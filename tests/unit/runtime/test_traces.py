@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.semconv import attributes as attributes_package
-from opentelemetry.semconv._incubating import attributes as incubating_package
 from opentelemetry.trace import SpanKind, StatusCode
 
 from schemas.catalog import CHANNELS, Channel
@@ -296,7 +294,8 @@ def test_the_document_has_the_table_of_spans() -> None:
 
 def test_every_attribute_that_is_not_ours_is_one_of_the_conventions() -> None:
     known: set[str] = set()
-    for package in (attributes_package, incubating_package):
+    for name in ("opentelemetry.semconv.attributes", "opentelemetry.semconv._incubating.attributes"):
+        package = importlib.import_module(name)
         for module in pkgutil.iter_modules(package.__path__):
             found = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
             known |= {value for value in found.values() if isinstance(value, str)}
