@@ -41,6 +41,8 @@ BUS_PAUSE_S = 0.1
 BUS_PAUSE_MAX_S = 0.5
 BUS_PATIENCE_S = 30.0
 """How long a message is kept in hand while the bus does not let it be handled."""
+OLD = timedelta(seconds=10)
+"""A message older than this may have been handled before (ADR 0038). Clocks that differ cost a look, and no more."""
 ATTEMPT_TEXT_MAX = 4000
 """Characters kept of a traceback."""
 
@@ -55,7 +57,8 @@ class Inbound(msgspec.Struct, frozen=True):
     delivered: int
     at: datetime
     again: bool = False
-    """This process has begun to handle this very delivery before, and the bus went away."""
+    """It may have been handled before, whatever its count says: this process has begun to, and the bus went away; or it
+    is so old that its consumer may have been made anew since, which counts from one."""
 
     @property
     def redelivered(self) -> bool:
@@ -146,7 +149,13 @@ class Consumer:
 
     async def _handle(self, delivery: Delivery) -> None:
         inbound = Inbound(
-            delivery.subject, delivery.data, delivery.headers, delivery.seq, delivery.delivered, delivery.at
+            delivery.subject,
+            delivery.data,
+            delivery.headers,
+            delivery.seq,
+            delivery.delivered,
+            delivery.at,
+            again=self._clock.now() - delivery.at > OLD,
         )
         try:
             await self._settle(delivery, inbound)

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.dead_letters import DeadReason
 from schemas.wire import Malformed
-from services.runtime.consumer import BUS_PATIENCE_S, FAILURE_DELAY_S, Inbound
+from services.runtime.consumer import BUS_PATIENCE_S, FAILURE_DELAY_S, OLD, Inbound
 from services.runtime.errors import Broken, Refused, RetryLater, Unavailable
 from tests.support.memory import Bench
 
@@ -48,6 +48,18 @@ async def test_a_handled_message_is_acknowledged() -> None:
     assert (inbound.seq, inbound.data, inbound.headers, inbound.delivered) == (seq, b"data", {"a": "b"}, 1)
     assert bench.planner.unfinished == 0
     assert bench.handled("done") == 1
+
+
+async def test_an_old_message_may_have_been_handled_before_whatever_its_count_says() -> None:
+    """Its consumer may have been made anew: after a restoration, all have been."""
+    bench, worker = Bench(), Worker()
+    await bench.store(b"old")
+    await bench.clock.advance(OLD.total_seconds() + 1)
+    async with bench.running(worker):
+        await bench.store(b"new")
+        await bench.clock.advance(1)
+    seen = [(inbound.data, inbound.delivered, inbound.redelivered) for inbound in worker.seen]
+    assert seen == [(b"old", 1, True), (b"new", 1, False)]
 
 
 async def test_no_more_is_in_hand_than_there_are_slots() -> None:
