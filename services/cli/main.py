@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schemas.wire import Malformed
-from services.cli.commands import approvals, deadletters, inbox, nats, resources, send, serving, tasks, usage
+from services.cli.commands import approvals, backups, deadletters, inbox, nats, resources, send, serving, tasks, usage
 from services.cli.completion import VARIABLE, completion
 from services.cli.exits import MEANINGS, ExitCode, Stop
 from services.cli.options import add, reflowed
@@ -56,6 +56,8 @@ for command in (inbox.inbox, approvals.approve, approvals.reject, inbox.answer):
     add(app, command, panel=PEOPLE)
 app.add_typer(nats.app, name="nats", rich_help_panel=SETUP)
 app.add_typer(deadletters.app, name="dlq", rich_help_panel=REPAIR)
+for command in (backups.backup, backups.restore):
+    add(app, command, panel=REPAIR)
 
 
 def _version(wanted: bool) -> None:

@@ -216,6 +216,14 @@ def test_a_tenant_is_told_in_a_sentence_what_is_an_operators(installation: Insta
     assert "Help." in installation.good("operator", "get", "agent", "helper", "-n", "team-a", "-o", "yaml")
 
 
+def test_an_operator_saves_everything_and_a_tenant_nothing(installation: Installation, tmp_path: Path) -> None:
+    assert "streams" in installation.good("operator", "backup", str(tmp_path / "all"))
+    refused = installation.run("tenant-team-a", "backup", str(tmp_path / "theirs"))
+    assert refused.code == 2
+    assert "an operator's are needed" in refused.err
+    assert "It said:" in installation.good("tenant-team-a", "watch", "asked")
+
+
 def test_nothing_was_refused_to_a_service(installation: Installation) -> None:
     for service in SERVICES:
         log = installation.log(service).lower()

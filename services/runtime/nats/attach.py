@@ -28,13 +28,14 @@ async def attach(settings: Settings, *, service: str, budget_s: float = 5.0) -> 
     await connection.open()
     try:
         topology.check_server(connection)
-        return NatsBus(connection, await _as_there(connection, settings, budget_s), "unknown")
+        return NatsBus(connection, await as_there(connection, settings, budget_s), "unknown")
     except BaseException:
         await connection.close()
         raise
 
 
-async def _as_there(connection: Connection, settings: Settings, budget_s: float) -> Settings:
+async def as_there(connection: Connection, settings: Settings, budget_s: float) -> Settings:
+    """The settings, with the partitions and replicas that the streams have; raises what `attach` raises."""
     stream = subjects.task_stream(0)
     try:
         config = (await api.ask(connection, f"STREAM.INFO.{stream}", budget_s=budget_s))["config"]
