@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import inspect as mi
 
 from schemas.messages import IMAGE_TYPES, ImagePart
-from schemas.requests import DEADLINE_S_MAX, Limits
+from schemas.requests import COUNT_MAX, DEADLINE_S_MAX, Limits
 from schemas.resources import ApprovalRule, ContextPolicy, LLMLimits, QuotaSpec, Ref
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -34,7 +34,10 @@ IMAGES = st.builds(ImagePart, media_type=st.sampled_from(IMAGE_TYPES), data=st.t
     ImagePart, url=st.text().map("https://images.example/{}".format)
 )
 NARROW: dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]] = {
-    Limits: {"deadline_s": st.none() | st.floats(max_value=DEADLINE_S_MAX, allow_nan=False, allow_infinity=False)},
+    Limits: {
+        "deadline_s": st.none() | st.floats(max_value=DEADLINE_S_MAX, allow_nan=False, allow_infinity=False),
+        **dict.fromkeys(("max_turns", "max_tokens"), st.none() | st.integers(-(2**63), COUNT_MAX)),
+    },
     LLMLimits: dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrency"), ABOVE_ZERO),
     QuotaSpec: {
         **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "max_tokens_per_day"), ABOVE_ZERO),
@@ -53,6 +56,7 @@ SIMPLE: dict[type[mi.Type], st.SearchStrategy[Any]] = {
     mi.IntType: INT64,
     mi.FloatType: FINITE,
     mi.StrType: st.text(),
+    mi.BytesType: st.binary(),
     mi.DecimalType: MONEY,
     mi.DateTimeType: INSTANTS,
 }
