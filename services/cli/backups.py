@@ -253,6 +253,8 @@ async def _connected(options: ServerOptions, environ: Mapping[str, str]) -> Asyn
     try:
         topology.check_server(connection)
         yield connection, settings
+    except snapshots.Unsettled as error:
+        raise Stop(f"{error}: try again when less is removed", ExitCode.TIMED_OUT) from error
     except NothingThere as error:
         raise Stop(f"{error}: there is nothing to save", ExitCode.NOT_FOUND) from error
     except (topology.Incompatible, api.ApiRefused) as error:

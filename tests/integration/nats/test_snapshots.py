@@ -86,7 +86,7 @@ def collected(into: list[bytes]) -> Callable[[], Callable[[bytes], object]]:
 
 
 async def test_a_snapshot_that_states_were_replaced_under_does_not_count(
-    server: NatsServer, second: NatsServer, connected: Connect, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, second: NatsServer, connected: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server leaves out what is replaced meanwhile, and what replaces it: neither is in the snapshot."""
     monkeypatch.setattr(snapshots, "TRIES_MAX", 3)
@@ -100,6 +100,9 @@ async def test_a_snapshot_that_states_were_replaced_under_does_not_count(
         await until(lambda: sum(revisions.values()) > 20 * STATES and len(revisions) == STATES, "states", within_s=60)
         with pytest.raises(Unsettled, match="something was removed"):
             await snapshots.save(connection, STREAM, collected(pieces))
+        with pytest.raises(Stop, match="try again when less is removed") as given_up:
+            await make(ServerOptions(nats_url=server.url), {}, tmp_path / "backup", lambda _: None)
+        assert given_up.value.code == ExitCode.TIMED_OUT
         stop.set()
         await writing
         saved = await snapshots.save(connection, STREAM, collected(pieces))
