@@ -253,7 +253,11 @@ def _commands(world: World, task: TaskSubjects, states: list[tuple[Entry, State]
     for entry in world.history.of(task, f"{task.root}.cmd.>"):
         if task.task not in entry.subject.split("."):
             continue
-        if wanted.get(entry.subject) != entry.data:
+        if entry.subject.endswith(".look"):  # a tool's question, which the tool-executor recorded
+            asking, call, question = entry.subject.split(".")[6:9]
+            if not world.history.of(task, task.interaction_asked(asking, int(call), int(question))):
+                yield f"{entry.subject} is about a question that nobody has"
+        elif wanted.get(entry.subject) != entry.data:
             yield f"no state asked for the command {entry.subject}"
     stored = {entry.subject for entry in world.history.by_task[task]}
     for one in outstanding(states[-1][1]) if states else ():

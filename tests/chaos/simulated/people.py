@@ -96,13 +96,13 @@ class People:
         """A question: it is answered when people have thought, perhaps twice, perhaps never."""
         world, rng = self._world, self._world.faults.rng
         if rng.random() < 0.3:
-            self._later(asked, STRANGER, "accept", right=not asked.allowed)
+            self._later(asked, STRANGER, rng.choice(("accept", "decline")), right=not asked.allowed)
         for name in PEOPLE[: asked.quorum]:
             if self._gives_up(asked.channel) and rng.random() < 0.3:
                 continue
             action: InteractionAction = "accept" if rng.random() < 0.7 else "decline"
-            if rng.random() < 0.1:
-                self._later(asked, name, "accept", right=not asked.digest, digest="something else")
+            if asked.digest and rng.random() < 0.1:
+                self._later(asked, name, "accept", right=False, digest="something else")
             self._later(asked, name, action)
             if rng.random() < 0.3:  # again, in haste, or after a change of mind
                 self._later(asked, name.upper(), rng.choice((action, "accept")))
@@ -119,7 +119,7 @@ class People:
             interaction=asked.interaction,
             action=action,
             by=by,
-            digest=digest if digest and asked.digest else asked.digest,
+            digest=digest or asked.digest,
             content={"answer": f"{by} says so"} if asked.kind == "question" and action == "accept" else None,
             arguments=_edited(asked.arguments, by) if edits else "",
             scope=rng.choice(("once", "once", "once", "task", "arguments", "tool")) if approves else "once",

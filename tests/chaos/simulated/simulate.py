@@ -15,7 +15,6 @@ import traceback
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
@@ -61,8 +60,8 @@ class Outcome(msgspec.Struct, frozen=True):
     virtual_s: float
     ended: list[str]
     """In which states the tasks are."""
-    ended_at: dict[str, datetime]
-    """When each of them ended."""
+    ending_s: float
+    """How long after what ended it a task was seen to have ended, at most."""
     events: Counter[str]
     """What happened how often."""
 
@@ -97,7 +96,7 @@ def simulate(seed: int, *, rates: Rates | None = None, mood: Mood | None = None,
         crashes=world.faults.crashes,
         virtual_s=world.loop.time(),
         ended=[type(state).__name__ for _, state in sorted(_ends(world).items())],
-        ended_at={name: state.ended_at for name, state in _ends(world).items()},
+        ending_s=max((_ending_s(world, name, state) for name, state in _ends(world).items()), default=0.0),
         events=_events(world),
     )
 
@@ -105,6 +104,13 @@ def simulate(seed: int, *, rates: Rates | None = None, mood: Mood | None = None,
 def _ends(world: World) -> dict[str, FinalAnswer | Failed | Cancelled]:
     found = {name: world.state(world.scenario.subjects(name)) for name in world.accepted - world.removed}
     return {name: state for name, state in found.items() if isinstance(state, FinalAnswer | Failed | Cancelled)}
+
+
+def _ending_s(world: World, name: str, state: FinalAnswer | Failed | Cancelled) -> float:
+    task = world.scenario.subjects(name)
+    ended_at = world.history.of(task, task.state)[-1].at
+    causes = world.history.of(task, state.ended_by) if state.ended_by else []
+    return (ended_at - causes[0].at).total_seconds() if causes else 0.0
 
 
 def _events(world: World) -> Counter[str]:
@@ -127,6 +133,7 @@ def _events(world: World) -> Counter[str]:
 def _planner(runtime: Runtime) -> Planner:
     planner = build_planner(runtime)
     planner.reconciler._random = random.Random(runtime.replica)
+    planner.gauges._random = random.Random(runtime.replica)
     return planner
 
 

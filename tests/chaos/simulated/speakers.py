@@ -103,7 +103,7 @@ class Speakers:
                 self.threads[root].append(name)
                 self._world.accepted.add(name)
         root = self._root.get(name, "")
-        self._entries[root] += 1
+        self._entries[root] += ".ntf." not in entry.subject  # nothing that is said waits for those who are told
         is_over = entry.subject.startswith("$KV.") and hasattr(decode_state(entry.data), "ended_at")
         for say, moment in self._moments.items():
             if say.thread == root and (is_over or self._entries[root] >= say.after_entries):

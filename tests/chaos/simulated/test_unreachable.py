@@ -41,7 +41,7 @@ def test_no_call_is_taken_from_an_executor_that_is_at_it(monkeypatch: pytest.Mon
         heard[says] += 1
         return says
 
-    def remember(self: Ledger, subject: str, found: object, decision: object) -> None:
+    def remember(self: Ledger, subject: str, found: object, decision: object, _: object) -> None:
         if isinstance(decision, Unknown):
             taken.append(subject)
 

@@ -8,6 +8,7 @@ world.history           what the checkers look at
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
@@ -352,18 +353,22 @@ class World:
             self.removed.add(task)
 
     async def request(self, verb: str, data: bytes, message_id: str, *, by_request: bool) -> Reply | None:
-        """Ask for something until it is taken; the reply, if one was asked for."""
+        """Ask for something until it is taken, each time with more patience; the reply, if one was asked for."""
         headers = {subjects.MSG_ID: message_id} if message_id else {}
         if not by_request:
             await self._client.signals.store(f"{subjects.PREFIX}.tasks.{NAMESPACE}.{verb}", data, headers)
             return None
-        while True:
+        for tried in itertools.count():
+            patience_s = min(3.0 * 1.5**tried, 60.0)
             try:
-                answer = await self._client.signals.request(subjects.ask(NAMESPACE, verb), data, headers, timeout_s=3.0)
+                answer = await self._client.signals.request(
+                    subjects.ask(NAMESPACE, verb), data, headers, timeout_s=patience_s
+                )
             except Unavailable:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(patience_s / 6)
                 continue
             reply = decode_reply(answer.data)
             if isinstance(reply, Rejected) and reply.code == "unavailable":
                 continue
             return reply
+        raise AssertionError("nobody asks for ever")
