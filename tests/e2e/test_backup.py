@@ -41,8 +41,9 @@ from tests.support.stage import Stage
 from tests.support.waiting import until
 
 EVERYBODY = (*SERVICES, "human-contact", "notifier")
-PLANTED = "the-planted-sentence-of-a-person"
-PLAIN = "the-planted-instructions-of-an-agent"
+PLANTED = "qzjxkvwpyfgbmc"
+PLAIN = "wvhqjzkxupdyfs"
+"""What a person says, and what an agent is told: like nothing else, so compression does not break it up."""
 CROWD = 6
 END_S = 90.0
 
