@@ -60,7 +60,7 @@ class SimulatedReceivers:
         world = self._process.world
         id_ = call.headers["webhook-id"]
         await self._process.pause("http.send", id_)
-        mood = next(one.mood for one in world.scenario.receivers if one.url == call.url)
+        mood: Mood = next(one.mood for one in world.scenario.receivers if one.url == call.url)
         status, took_s = self._reacts(mood)
         taken = status == 200
         world.history.told.append(

@@ -96,6 +96,14 @@ async def _remembers_nothing(*_: object) -> tuple[int, ...]:
     return ()
 
 
+def _another(*_: object) -> str:
+    return next(NUMBERS)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
 async def _does_not_listen(*_: object) -> None:
     pass
 
@@ -166,7 +174,7 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "heard by nobody",
     ),
     "a planner that takes the same message for another one": (
-        patch("services.planner.requests.message_id", lambda _: next(NUMBERS)),
+        patch("services.planner.requests.message_id", _another),
         "heard by [",
     ),
     "a planner that goes on and has forgotten what was said": (
@@ -182,7 +190,7 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "nobody received it",
     ),
     "a notifier that keeps no order": (
-        patch("services.notifier.core.machine.ahead", lambda *_: None),
+        patch("services.notifier.core.machine.ahead", _nothing),
         "which goes first",
     ),
     "a notifier that does not come again": (
@@ -190,15 +198,15 @@ CANARIES: dict[str, tuple[AbstractContextManager[Any], str]] = {
         "has not come to its end",
     ),
     "a notifier that tells the same under another id": (
-        patch("services.notifier.core.machine.notification_id", lambda *_: next(NUMBERS)),
+        patch("services.notifier.core.machine.notification_id", _another),
         "and notifications are there for",
     ),
     "a planner that counts everybody as often as they answer": (
-        patch("services.planner.interactions.digest", lambda *_: next(NUMBERS)),
+        patch("services.planner.interactions.digest", _another),
         "have to accept, and",
     ),
     "a planner that lets anybody answer": (
-        patch("services.planner.interactions.refused", lambda *_: None),
+        patch("services.planner.interactions.refused", _nothing),
         "who did not or may not",
     ),
     "human-contact that looks at no question again": (
