@@ -47,9 +47,10 @@ takes rollups where it takes schedules: so each has a stream of its own."""
 DEAD_LETTERS_STREAM = "HOLDFAST_DEAD_LETTERS"
 DEAD_LETTERS_SUBJECTS = (f"{PREFIX}.dlq.>",)
 RESOURCES_BUCKET = "holdfast_resources"
-RESOURCE_NEWS = f"{PREFIX}.resources."
-"""What the subjects begin with on which the server republishes what was stored in that bucket, by its keys."""
 FLOW_BUCKET = "holdfast_flow"
+RESOURCE_NEWS = f"{PREFIX}.resources."
+FLOW_NEWS = f"{PREFIX}.flow."
+"""What the subjects begin with on which the server republishes what was stored in these buckets, by their keys."""
 PAYLOADS_BUCKET = "holdfast_payloads"
 
 

@@ -60,7 +60,9 @@ class NatsBus:
             replicas=settings.stream_replicas,
             news=subjects.RESOURCE_NEWS,
         )
-        self.flow = NatsStore(connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas)
+        self.flow = NatsStore(
+            connection, subjects.FLOW_BUCKET, replicas=settings.stream_replicas, news=subjects.FLOW_NEWS
+        )
         self.signals = NatsSignals(connection, self._payloads)
         # Dead letters expire; what they name must live as long.
         self.requests = self._log(subjects.REQUESTS_STREAM, self.commit)

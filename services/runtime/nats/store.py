@@ -39,8 +39,8 @@ NEWS_MAX = 10_000
 class NatsStore:
     """A bucket."""
 
-    def __init__(self, connection: Connection, bucket: str, *, replicas: int, news: str = "") -> None:
-        """`news`: what the subjects begin with on which the server republishes the bucket, if it is watched."""
+    def __init__(self, connection: Connection, bucket: str, *, replicas: int, news: str) -> None:
+        """`news`: what the subjects begin with on which the server republishes the bucket."""
         self._connection = connection
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
@@ -96,7 +96,6 @@ class NatsStore:
 
     async def watch(self) -> AsyncIterator[StoreEntry | None]:
         """All keys as they are now, then None once, then every change; all of it again after an interruption."""
-        assert self._news, f"{self._stream} is not republished"
         known: set[str] = set()
         while True:
             watcher = _Watcher(self._connection, self._reader, self._stream, self._prefix, self._news)

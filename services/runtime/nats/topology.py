@@ -155,8 +155,12 @@ def _store_plans(settings: Settings) -> Iterator[StreamPlan]:
         "republish": {"src": f"$KV.{subjects.RESOURCES_BUCKET}.>", "dest": f"{subjects.RESOURCE_NEWS}>"},
     }
     yield StreamPlan(resources_stream(), resources, (*BASE_CHECKED, "allow_direct", "republish"))
-    flow = {**_bucket(settings), "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"]}
-    yield StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct"))
+    flow = {
+        **_bucket(settings),
+        "subjects": [f"$KV.{subjects.FLOW_BUCKET}.>"],
+        "republish": {"src": f"$KV.{subjects.FLOW_BUCKET}.>", "dest": f"{subjects.FLOW_NEWS}>"},
+    }
+    yield StreamPlan(flow_stream(), flow, (*BASE_CHECKED, "allow_direct", "republish"))
     payloads = {
         **_base(settings),
         "subjects": [f"$O.{subjects.PAYLOADS_BUCKET}.>"],
