@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from schemas import subjects
 from schemas.events import ToolFinished
@@ -38,6 +39,8 @@ from tests.support.provider_server import ProviderServer, Stream, provider_serve
 from tests.support.provider_wire import Call, chat_stream
 from tests.support.stack import REPOSITORY, Stack, stack
 from tests.support.stage import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "sk-1"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\n\u202eevil\u2028\x00"
@@ -69,8 +72,10 @@ class Target:
         await self.stage.until_state(task, FinalAnswer, wait_s=40)
 
 
-@pytest.fixture
-async def target(tmp_path: Path) -> AsyncIterator[Target]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """One stack for all attacks: each leaves it working."""
+    tmp_path = tmp_path_factory.mktemp("hostile")
     (tmp_path / "secrets" / "llm").mkdir(parents=True)
     (tmp_path / "secrets" / "llm" / "value").write_text(KEY)
     async with (
