@@ -210,7 +210,8 @@ class Requests:
         return await self._say(task, said, inbound)
 
     async def _say(self, task: TaskSubjects, said: MessageSent, inbound: Inbound) -> Accepted | Rejected:
-        accepted = await self._threads.say(task, said, id_=message_id(_source(inbound)), headers=inbound.headers)
+        headers = {**inbound.headers, subjects.REQUEST_SEQ: str(inbound.seq)}
+        accepted = await self._threads.say(task, said, id_=message_id(_source(inbound)), headers=headers)
         return accepted or _not_found(task)
 
     async def _first_of(self, namespace: str, thread: str) -> TaskSubjects | None:

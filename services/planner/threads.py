@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from schemas.events import MessageSent, TaskFollowed, TaskRemoving, TaskSubmitted, decode_followed
 from schemas.ids import digest, following_task_name
 from schemas.requests import Accepted, TaskSpec
-from schemas.subjects import TRACEPARENT, TaskSubjects
+from schemas.subjects import REQUEST_SEQ, TRACEPARENT, TaskSubjects
 from schemas.task import Cancelled, Failed, FinalAnswer
 from schemas.wire import decode, encode
 from services.planner.anchors import submission
@@ -85,6 +85,8 @@ class Threads:
             thread=state.thread or task.task,
         )
         own = {TRACEPARENT: event.traceparent}
+        if REQUEST_SEQ in headers:
+            own[REQUEST_SEQ] = headers[REQUEST_SEQ]  # delivered again, it would begin the task again
         if await log.record(Outgoing(task.followed, encode(TaskFollowed(submitted=event)), own)) is None:
             following = await self._following(task)
             if following is None:

@@ -7,7 +7,7 @@ import asyncio
 from schemas.events import ConversationStarted, MessageSent, ModelAnswered, ToolFinished
 from schemas.ids import partition_of
 from schemas.requests import Accepted, Rejected
-from schemas.subjects import TaskSubjects
+from schemas.subjects import REQUEST_SEQ, TaskSubjects
 from schemas.task import AwaitingModel, Cancelled, Failed, FinalAnswer
 from schemas.wire import decode
 from services.planner.main import build
@@ -199,6 +199,22 @@ async def test_a_task_that_is_gone_on_from_is_removed_after_its_followers() -> N
         assert isinstance(await stage.ask("delete", {"task": following.task}), Accepted)
         assert isinstance(await stage.ask("delete", {"task": task.task}), Accepted)
         assert await stage.bus.log(task.partition).subjects(f"{task.root}.>") == []
+
+
+async def test_a_follower_is_not_removed_while_the_request_that_began_it_may_come_again() -> None:
+    async with on_stage(PLANNER) as (stage, _):
+        await stage.with_agent()
+        first = await stage.submit()
+        await stage.answer(first, 1, text="Done.")
+        await stage.until_state(first, FinalAnswer)
+        following = stage.task((await send(stage, first, "and then?")).task)
+        await stage.answer(following, 1, text="Then nothing.")
+        await stage.until_state(following, FinalAnswer)
+        entry = await stage.bus.log(following.partition).get(following.submitted)
+        assert entry is not None
+        assert entry.headers[REQUEST_SEQ].isdecimal(), "it says which request, so its removal waits until that is done"
+        reply = await stage.ask("delete", {"task": following.task})
+        assert isinstance(reply, Accepted), reply
 
 
 async def test_what_cannot_be_said_is_refused() -> None:
