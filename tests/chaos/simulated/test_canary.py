@@ -232,11 +232,35 @@ WEATHER = {"a planner that joins with whatever a stale replica says": Rates(stal
 """What some of them need to come out soon."""
 
 
+FOUND_BY = {
+    "a planner that ensures no command after a crash": 38,
+    "a planner that acknowledges what it could not write": 23,
+    "a planner that joins with whatever a stale replica says": 8,
+    "a planner that takes results in the order in which they come": 3,
+    "a planner that goes on without the last result": 3,
+    "a planner that cancels what has ended": 8,
+    "a planner that leaves calls of a cancelled task open": 10,
+    "an executor that ignores the ledger": 66,
+    "an executor that believes of every holder that it has not begun": 156,
+    "a planner that does not listen to what came too late": 12,
+    "a planner that goes on twice after one task": 10,
+    "a notifier that keeps no order": 4,
+    "a notifier that tells the same under another id": 4,
+    "a planner that counts everybody as often as they answer": 6,
+    "a planner that lets anybody answer": 4,
+    "human-contact that looks at no question again": 4,
+    "human-contact that takes silence for an approval": 4,
+    "an executor that does what the model wanted and not what people approved": 4,
+    "a bus that records again": 5,
+}
+"""The seeds that found them when they were last looked for. They are tried first: a change of the world moves them."""
+
+
 @pytest.mark.parametrize("canary", CANARIES)
 def test_a_planted_bug_is_found(canary: str) -> None:
     planted, said = CANARIES[canary]
     with planted:
-        for seed in range(1, SEEDS_MAX + 1):
+        for seed in (FOUND_BY.get(canary, 1), *range(1, SEEDS_MAX + 1)):
             problems = simulate(seed, rates=WEATHER.get(canary)).problems
             if any(said in problem for problem in problems):
                 return

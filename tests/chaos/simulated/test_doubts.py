@@ -27,7 +27,7 @@ from tests.chaos.simulated.scenario import Scenario, draw_scenario
 from tests.chaos.simulated.simulate import Outcome, simulate
 from tests.chaos.simulated.world import ENDED, World
 
-SEEDS = range(1, int(os.environ.get("DOUBTS") or 40) + 1)
+SEEDS = range(1, int(os.environ.get("DOUBTS") or 15) + 1)
 ASKED = ("pay", "put", "look")
 EFFECTS = checks._effects
 LOOK = World._look_at_questions

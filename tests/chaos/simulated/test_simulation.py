@@ -21,7 +21,7 @@ from tests.chaos.simulated.faults import Rates
 from tests.chaos.simulated.outside import SimulatedServer
 from tests.chaos.simulated.simulate import Outcome, simulate
 
-SEEDS_DEFAULT = 200
+SEEDS_DEFAULT = 80
 REPOSITORY = Path(__file__).parents[3]
 ONE = os.environ.get("SEED")
 
