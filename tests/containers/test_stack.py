@@ -6,14 +6,18 @@ One stack for all of these, one after another; each judges all that has happened
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from services.cli.serve import SERVICES
-from tests.containers.engine import Builds
+from tests.containers.engine import Builds, call
 from tests.containers.stack import Stack
 from tests.containers.working import site
 
+APPROVING = Path(__file__).with_name("approving.yaml")
 SCALED = {"llm-gateway": 3, "tool-executor": 2, "planner": 2}
 
 
@@ -22,6 +26,28 @@ def test_one_command_submits_a_task_and_follows_it(stack: Stack) -> None:
     assert "I am only a script, but the tool is real." in said
     assert '"timezone": "Asia/Tokyo"' in said
     assert "FinalAnswer" in stack.compose("run", "--rm", "-T", "cli", "get", "tasks")
+
+
+def test_an_approval_is_waited_for_through_the_death_of_all_who_wait(stack: Stack) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    call(
+        [sys.executable, "-m", "services.cli.main", "apply", "--wait", "-f", APPROVING],
+        env={**environ, "NATS_URL": stack.url},
+    )
+    stack.compose("run", "--rm", "-T", "cli", "submit", "-a", "clerk", "Write to him.", "--name", "letter")
+    stack.until(lambda: "r1.1.0" in cli(stack, "inbox", "letter"), "the question")
+    for service in ("human-contact", "tool-executor", "planner"):
+        stack.kill(service)
+        stack.until_healthy(service)
+    assert "r1.1.0" in cli(stack, "inbox", "letter")
+    cli(stack, "approve", "letter", "r1.1.0")
+    assert "It said:" in cli(stack, "watch", "letter")
+    assert "r1.1.0" not in cli(stack, "inbox", "letter")
+
+
+def cli(stack: Stack, *arguments: str) -> str:
+    """What the command line in a container says."""
+    return stack.compose("run", "--rm", "-T", "cli", *arguments)
 
 
 async def test_services_are_scaled_up_and_down_under_load(stack: Stack) -> None:
