@@ -21,7 +21,7 @@ from schemas import subjects
 from services.runtime.errors import Unavailable
 from services.runtime.nats import api, topology
 from services.runtime.nats.client import Interrupted
-from services.runtime.nats.connection import Connection
+from services.runtime.nats.connection import Connection, NoResponders
 from services.runtime.nats.topology import ConsumerPlan
 from services.runtime.nats.wire import ApiError, Raw, description_of
 from services.runtime.tasks import spawn
@@ -31,6 +31,9 @@ BEGIN_S = 30.0
 """How long the server may take to begin a snapshot, or to finish a restoration: it reads the whole stream."""
 STALLED_S = 15.0
 """How long the next piece may take."""
+HEARD_S = 5.0
+HEARD_LOOK_S = 0.05
+"""How long the servers of a cluster may take to hear of each other's subjects."""
 END_OF_SNAPSHOT = (0, 204)
 """What the empty piece that ends a snapshot is marked with, if all went well."""
 PAUSE_S = 60.0
@@ -245,7 +248,19 @@ async def bring_back(connection: Connection, saved: Snapshot, pieces: Iterable[b
     subject = f"STREAM.RESTORE.{name}"
     begun = await _ask_once(connection, subject, {"config": saved.config, "state": msgspec.to_builtins(saved.state)})
     for piece in pieces:
-        answer = await connection.request(begun.deliver_subject, piece, timeout_s=STALLED_S)
+        answer = await _hand_in(connection, begun.deliver_subject, piece, STALLED_S)
         if answer.data:
             _checked(answer, subject)
-    return _checked(await connection.request(begun.deliver_subject, b"", timeout_s=BEGIN_S), subject).state
+    return _checked(await _hand_in(connection, begun.deliver_subject, b"", BEGIN_S), subject).state
+
+
+async def _hand_in(connection: Connection, subject: str, piece: bytes, timeout_s: float) -> Raw:
+    """Give the restoring server a piece. In a cluster, ours may not have heard yet that it listens: nothing is done."""
+    give_up = asyncio.get_running_loop().time() + HEARD_S
+    while True:
+        try:
+            return await connection.request(subject, piece, timeout_s=timeout_s)
+        except NoResponders:
+            if asyncio.get_running_loop().time() > give_up:
+                raise
+            await asyncio.sleep(HEARD_LOOK_S)
