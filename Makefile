@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests mostly wait, for processes and for time to pass: two at once take little more than half as long.
+WORKERS ?= 2
 # Another interpreter: make PYTHON=/path/to/python3.13 test
 PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -39,7 +41,7 @@ demo: $(DEMO) ## An agent with real MCP servers, a SIGKILL in the middle, and th
 	@$(BIN)/holdfast demo $(ARGS)
 
 test: $(DEV) ## All tests, with small budgets for those that could go on for ever
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-containers: $(DEV) ## The image and the compose files on a container engine: scaled, killed, upgraded under load; some eight minutes
 	$(BIN)/pytest -s tests/containers $(ARGS)
