@@ -254,6 +254,11 @@ async def test_no_span_is_orphaned_whoever_is_killed(tmp_path: Path) -> None:
         task = await here.submit()
         here.running.start("llm-gateway")
         child = await here.child(task)
+
+        async def exported() -> bool:
+            return any(span.service == "planner" for span in here.received.spans)
+
+        await until(exported, "a span of the planner that is killed now", wait_s=WAIT_S)
         await here.restart("planner", "llm-gateway", "human-contact", "tool-executor")
         await here.approve(child)
         await here.stage.until_state(child, FinalAnswer, wait_s=WAIT_S)
