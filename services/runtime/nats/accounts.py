@@ -16,7 +16,13 @@ from typing import Literal, NamedTuple
 
 from schemas import catalog, subjects
 from schemas.catalog import CHANNELS, Channel, Party
-from services.runtime.nats.topology import consumer_plans, flow_stream, payloads_stream, resources_stream
+from services.runtime.nats.topology import (
+    ConsumerPlan,
+    consumer_plans,
+    flow_stream,
+    payloads_stream,
+    resources_stream,
+)
 from services.runtime.settings import Settings
 
 API = "$JS.API"
@@ -28,16 +34,6 @@ SERVICES: tuple[Party, ...] = ("llm-gateway", "tool-executor", "human-contact", 
 """The services that have accounts of their own: all that talk to the world outside."""
 CORE_USERS = ("planner", "operator")
 TENANT_VERBS = ("submit", "cancel", "send", "answer", "delete")
-TIMERS_OF: Mapping[str, str] = {
-    "human-contact": subjects.PEOPLE_TIMERS_STREAM,
-    "notifier": subjects.NOTIFY_TIMERS_STREAM,
-}
-CONSUMERS_OF: Mapping[str, tuple[str, ...]] = {
-    "llm-gateway": (subjects.LLM_GATEWAY,),
-    "tool-executor": (subjects.TOOL_EXECUTOR, subjects.TOOL_EXECUTOR_ANSWERS),
-    "human-contact": (subjects.HUMAN_CONTACT, subjects.HUMAN_CONTACT_ANSWERS, subjects.HUMAN_CONTACT_TIMERS),
-    "notifier": (subjects.NOTIFIER, subjects.NOTIFIER_TIMERS),
-}
 
 _PLACEHOLDER = re.compile(r"\{[^}]*\}")
 
@@ -132,13 +128,13 @@ def _service_imports(party: Party, partitions: int) -> Iterator[Import]:
             yield _api(question)
         yield _api(f"DIRECT.GET.{stream}")
         yield _api(f"DIRECT.GET.{stream}.>")
-    for plan in consumer_plans(Settings(partitions=partitions)):
-        if plan.name in CONSUMERS_OF[party]:
-            yield _api(f"CONSUMER.INFO.{plan.stream}.{plan.name}")
-            yield _api(f"CONSUMER.MSG.NEXT.{plan.stream}.{plan.name}")
-            yield Import("service", CORE, f"$JS.ACK.{plan.stream}.{plan.name}.>")
-    if stream := TIMERS_OF.get(party, ""):
-        yield _api(f"STREAM.PURGE.{stream}")
+    for plan in _consumers(party, partitions):
+        yield _api(f"CONSUMER.INFO.{plan.stream}.{plan.name}")
+        yield _api(f"CONSUMER.MSG.NEXT.{plan.stream}.{plan.name}")
+        yield Import("service", CORE, f"$JS.ACK.{plan.stream}.{plan.name}.>")
+    for stream in sorted({channel.stream for channel in CHANNELS if party in channel.published_by}):
+        if stream in subjects.TIMER_STREAMS:  # whoever sets timers cancels them
+            yield _api(f"STREAM.PURGE.{stream}")
     for subject in sorted(set(_written_by(party, partitions))):
         yield Import("service", CORE, subject)
     for subject in _asked_by(party):
@@ -147,6 +143,12 @@ def _service_imports(party: Party, partitions: int) -> Iterator[Import]:
     for channel in CHANNELS:
         if party in channel.consumed_by and "planner" in channel.published_by and _is_signal(channel):
             yield Import("stream", CORE, _pattern(channel.address))
+
+
+def _consumers(party: Party, partitions: int) -> list[ConsumerPlan]:
+    """The consumers that a party takes from: they are called like it."""
+    plans = consumer_plans(Settings(partitions=partitions))
+    return [plan for plan in plans if plan.name == party or plan.name.startswith(f"{party}-")]
 
 
 def _streams_read(partitions: int) -> Iterator[str]:
@@ -158,7 +160,7 @@ def _streams_read(partitions: int) -> Iterator[str]:
 
 def _written_by(party: Party, partitions: int) -> Iterator[str]:
     """What a party stores, with `*` for the parts of a subject that vary."""
-    own = {plan.stream for plan in consumer_plans(Settings(partitions=partitions)) if plan.name in CONSUMERS_OF[party]}
+    own = {plan.stream for plan in _consumers(party, partitions)}
     for channel in CHANNELS:
         if not channel.stream or not {party, "every-service"} & set(channel.published_by):
             continue
