@@ -16,13 +16,7 @@ from typing import Literal, NamedTuple
 
 from schemas import catalog, subjects
 from schemas.catalog import CHANNELS, Channel, Party
-from services.runtime.nats.topology import (
-    ConsumerPlan,
-    consumer_plans,
-    flow_stream,
-    payloads_stream,
-    resources_stream,
-)
+from services.runtime.nats.topology import ConsumerPlan, consumer_plans, payloads_stream, stream_plans
 from services.runtime.settings import Settings
 
 API = "$JS.API"
@@ -123,11 +117,11 @@ def _tenant_imports(namespace: str) -> Iterator[Import]:
 
 
 def _service_imports(party: Party, partitions: int) -> Iterator[Import]:
-    for stream in _streams_read(partitions):
-        for question in (f"STREAM.INFO.{stream}", f"STREAM.MSG.GET.{stream}"):
+    for made in stream_plans(Settings(partitions=partitions)):
+        yield _api(f"STREAM.INFO.{made.name}")
+    for stream in _streams_read(party, partitions):
+        for question in (f"STREAM.MSG.GET.{stream}", f"DIRECT.GET.{stream}", f"DIRECT.GET.{stream}.>"):
             yield _api(question)
-        yield _api(f"DIRECT.GET.{stream}")
-        yield _api(f"DIRECT.GET.{stream}.>")
     for plan in _consumers(party, partitions):
         yield _api(f"CONSUMER.INFO.{plan.stream}.{plan.name}")
         yield _api(f"CONSUMER.MSG.NEXT.{plan.stream}.{plan.name}")
@@ -151,11 +145,13 @@ def _consumers(party: Party, partitions: int) -> list[ConsumerPlan]:
     return [plan for plan in plans if plan.name == party or plan.name.startswith(f"{party}-")]
 
 
-def _streams_read(partitions: int) -> Iterator[str]:
-    yield from map(subjects.task_stream, range(partitions))
-    yield from (resources_stream(), payloads_stream(), subjects.DEAD_LETTERS_STREAM, subjects.REQUESTS_STREAM)
-    yield flow_stream()
-    yield from subjects.TIMER_STREAMS
+def _streams_read(party: Party, partitions: int) -> list[str]:
+    """The streams that a party reads by subject or sequence: those of what it hears of, and the payloads of that."""
+    found = {payloads_stream()}
+    for channel in CHANNELS:
+        if channel.stream not in ("", *subjects.TIMER_STREAMS) and {party, "every-service"} & set(channel.consumed_by):
+            found |= {channel.stream.replace("{partition}", str(partition)) for partition in range(partitions)}
+    return sorted(found)
 
 
 def _written_by(party: Party, partitions: int) -> Iterator[str]:

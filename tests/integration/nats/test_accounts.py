@@ -330,6 +330,24 @@ async def test_a_rollup_header_empties_no_stream_but_the_services_own_timers(
         assert stream == own or info["state"]["messages"] == 1, stream
 
 
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_reads_no_stream_that_it_has_nothing_to_do_with(
+    core: NatsBus, parties: Parties, service: str
+) -> None:
+    await core.flow.put("namespace.team-a", b"used")
+    connection = await parties.raw(service)
+    own = [subjects.task_stream(0), "KV_holdfast_resources", "OBJ_holdfast_payloads", subjects.DEAD_LETTERS_STREAM]
+    own += ["KV_holdfast_flow"] if service in ("llm-gateway", "human-contact") else []
+    for plan in stream_plans(Settings()):
+        refusals = [
+            await refused(connection, f"HOLDFAST.API.{question}.{plan.name}", b'{"seq":1}')
+            for question in ("DIRECT.GET", "STREAM.MSG.GET")
+        ]
+        assert all(refusals) or plan.name in own, plan.name
+    answer = await connection.request("HOLDFAST.API.DIRECT.GET.KV_holdfast_resources", b'{"seq":99999999}')
+    assert answer.status == 404, "what it may read is answered, if only that there is nothing"
+
+
 async def test_a_timer_cannot_be_aimed_at_another_stream(core: NatsBus, parties: Parties) -> None:
     await core.log(0).commit(Change(Outgoing(TASK.state, STATE), 0))
     connection = await parties.raw("human-contact")
