@@ -60,7 +60,7 @@ class Target:
         return subprocess.run(
             [sys.executable, "-m", "services.cli.main", *arguments],
             cwd=REPOSITORY,
-            env={**environ, "NATS_URL": self.running.server.url, "HOLDFAST_STATE_DIR": str(self._directory / "state")},
+            env={**environ, **self.running.client, "HOLDFAST_STATE_DIR": str(self._directory / "state")},
             capture_output=True,
             timeout=60,
             check=False,

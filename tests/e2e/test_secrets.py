@@ -149,7 +149,7 @@ def command_lines(running: Stack, directory: Path, tasks: list[TaskSubjects]) ->
         ended = subprocess.run(
             [sys.executable, "-m", "services.cli.main", *arguments],
             cwd=REPOSITORY,
-            env={**environ, "NATS_URL": running.server.url, "HOLDFAST_STATE_DIR": str(directory / "state")},
+            env={**environ, **running.client, "HOLDFAST_STATE_DIR": str(directory / "state")},
             capture_output=True,
             text=True,
             timeout=60,

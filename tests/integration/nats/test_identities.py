@@ -74,6 +74,17 @@ async def greeted(port: int, ca: str, mine: Settings) -> None:
     await writer.start_tls(context, server_hostname="127.0.0.1")
 
 
+async def works(settings: Settings) -> bool:
+    """Whether somebody can connect."""
+    connection = Connection(settings, service="notifier")
+    try:
+        await connection.open()
+    except Unavailable:
+        return False
+    await connection.close()
+    return True
+
+
 async def test_a_key_is_replaced_while_everything_runs(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,15 +92,6 @@ async def test_a_key_is_replaced_while_everything_runs(
         old = rotated.path.parent / "old"
         shutil.copytree(rotated.path / "users" / "notifier", old)
         former = rotated.settings("notifier", nats_nkey_seed_file=str(old / "nkey.seed"))
-
-        async def works(settings: Settings) -> bool:
-            connection = Connection(settings, service="notifier")
-            try:
-                await connection.open()
-            except Unavailable:
-                return False
-            await connection.close()
-            return True
 
         monkeypatch.setattr("services.runtime.nats.connection.CONNECT_S", 1.0)
         assert await works(former)
@@ -124,15 +126,6 @@ async def test_the_authority_is_replaced_in_three_steps(
                 nats_tls_cert=str(cert / "tls.crt"),
                 nats_tls_key=str(cert / "tls.key"),
             )
-
-        async def works(wanted: Settings) -> bool:
-            connection = Connection(wanted, service="notifier")
-            try:
-                await connection.open()
-            except Unavailable:
-                return False
-            await connection.close()
-            return True
 
         now = rotated.path / "users" / "notifier"
         rotated.folder.rotate_authority()
